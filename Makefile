@@ -1,0 +1,53 @@
+# make help lists what there is.
+
+BIN := .venv/bin
+# The newest Python that is new enough and can make virtual environments; or say make PYTHON=/path/to/python.
+PYTHON ?= $(firstword $(foreach name,python3.14 python3.13 python3.12 python3.11 python3,$(shell \
+	$(name) -c 'import ensurepip, sys, venv; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
+LOCKS := requirements.lock requirements-dev.lock requirements-build.lock
+GENERATED := config.example.yaml config.schema.json docs/settings.md docs/errors.md
+LOCK := CUSTOM_COMPILE_COMMAND="make lock" pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras \
+	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --upgrade
+DEVELOPMENT := import tomllib; groups = tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]; \
+	print(*groups["test"], *groups["check"], sep="\n")
+INTO := .
+
+.PHONY: help install demo test check docs lock
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+install: .venv/installed ## make .venv with everything that the program and its tests need
+
+.venv/installed: $(LOCKS) pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer, with venv, is needed (Debian: apt install python3-venv)." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes $(addprefix -r ,$(LOCKS))
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: install ## a provider, an application and the gateway in front of it, in one process
+	$(BIN)/oidc-proxy demo
+
+test: install ## all tests; those with a real Keycloak, Redis or Chromium where it can be had. ARGS="-k word" chooses
+	$(BIN)/pytest $(ARGS)
+
+check: install ## format, lint, types, Dockerfile, and whether generated files are up to date
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
+	@$(MAKE) --no-print-directory --silent docs INTO=.cache/generated
+	@for file in $(GENERATED); do diff -u $$file .cache/generated/$$file || { echo "$$file is out of date: make docs"; exit 1; }; done
+
+docs: install ## make the example, the schema and the pages anew that come from the program
+	mkdir -p $(INTO)/docs
+	$(BIN)/oidc-proxy config example > $(INTO)/config.example.yaml
+	$(BIN)/oidc-proxy config schema > $(INTO)/config.schema.json
+	$(BIN)/oidc-proxy config docs > $(INTO)/docs/settings.md
+	$(BIN)/oidc-proxy config errors > $(INTO)/docs/errors.md
+
+lock: ## choose the newest versions that pyproject.toml allows (needs pip-tools)
+	$(LOCK) --output-file requirements.lock pyproject.toml
+	python3 -c '$(DEVELOPMENT)' | $(LOCK) --constraint requirements.lock --output-file requirements-dev.lock -
+	echo hatchling | $(LOCK) --constraint requirements-dev.lock --output-file requirements-build.lock -

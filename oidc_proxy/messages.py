@@ -1,0 +1,436 @@
+"""HTTP as values: what was asked, what we answer, and the hygiene of headers in between.
+
+Nothing here trusts a header because it is there. Forwarded headers are believed from trusted hops only; names are
+compared in the one spelling that every backend could confuse them with; cookies are read from the raw bytes.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Self, TypeAlias
+from urllib.parse import unquote_to_bytes
+
+from multidict import CIMultiDictProxy
+from pydantic import Field
+
+from .errors import RequestFault
+from .values import Origin, Settings, canonical_host
+
+RawHeaders: TypeAlias = Sequence[tuple[bytes, bytes]]
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class ListenSettings(Settings):
+    """Where the gateway listens, and whose forwarded headers it believes."""
+
+    address: str = Field(
+        "127.0.0.1:4180",
+        description="Address and port that browsers (or the proxy in front) connect to.",
+        examples=["0.0.0.0:4180", "[::]:4180"],
+        pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^:\s]+):\d{1,5}$",
+    )
+    trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = Field(
+        (),
+        description="Networks of the proxies in front, whose X-Forwarded-For and X-Request-Id are believed.",
+        examples=[["10.0.0.0/8"]],
+    )
+
+
+class EndpointSettings(Settings):
+    """Where the gateway's own endpoints are."""
+
+    prefix: str = Field(
+        "/oauth2",
+        pattern=r"^(/[A-Za-z0-9._~-]*[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+$",
+        description="What the paths of the gateway's own endpoints start with. The redirect URI that the provider must "
+        "know is `public_url`, this, and /callback.",
+        examples=["/_auth"],
+    )
+
+
+# ── the request ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """One request as it was received, with what is known about where it came from.
+
+    ``target``, ``path`` and ``query`` are the exact characters of the request line; ``query`` is None without a "?".
+    ``origin`` is the one of our own public origins that was asked; ``client`` the address that trusted hops vouch for.
+    """
+
+    method: str
+    target: str
+    path: str
+    query: str | None
+    origin: Origin
+    client: str
+    raw_headers: RawHeaders
+    headers: CIMultiDictProxy[str]
+    request_id: str
+
+
+_AUTHORITY = re.compile(r"(\[[^\]]*\]|[^:]*)((?::\d{1,5})?)")
+_TARGET = re.compile(r"/[!\"$-~]*")  # printable ASCII without "#": RFC 9112 §3.2.1 knows no fragment
+
+
+def split_target(target: str) -> tuple[str, str | None]:
+    """The path and query of a request target in origin-form (RFC 9112 §3.2.1), untouched.
+
+    Raises RequestFault for absolute-form, authority-form, ``*``, fragments and raw non-ASCII or control characters.
+    """
+    if not _TARGET.fullmatch(target):
+        raise RequestFault(
+            "bad_request", "the request target is not in origin-form, or has characters that must be encoded"
+        )
+    path, mark, query = target.partition("?")
+    return path, query if mark else None
+
+
+class Origins:
+    """Our public origins, found by the Host header of a request."""
+
+    def __init__(self, origins: Sequence[Origin]) -> None:
+        self._spellings = {f"{origin.host}:{origin.port}": origin for origin in origins}
+        self._spellings |= {origin.authority: origin for origin in origins}
+
+    def find(self, host: str) -> Origin:
+        """The origin with this Host, in any case, default port or trailing dot; else RequestFault("wrong_host")."""
+        found = self._spellings.get(host) or self._spellings.get(_canonical_authority(host))
+        if found is None:
+            raise RequestFault("wrong_host", "the Host header names none of our public origins")
+        return found
+
+
+def _canonical_authority(text: str) -> str:
+    parts = _AUTHORITY.fullmatch(text)
+    try:
+        return f"{canonical_host(parts[1])}{parts[2]}" if parts else ""
+    except ValueError:
+        return ""
+
+
+def client_address(peer: str, forwarded_for: Iterable[str], trusted: Sequence[Network]) -> str:
+    """The right-most address of the chain that is no trusted hop; the peer itself if it is not trusted or lies.
+
+    ``forwarded_for`` are the values of all X-Forwarded-For lines, in order. A malformed entry ends the walk.
+    """
+    if not _is_trusted(peer, trusted):
+        return peer
+    client = peer
+    for entry in reversed([part.strip() for line in forwarded_for for part in line.split(",")]):
+        try:
+            client = str(ipaddress.ip_address(entry))
+        except ValueError:
+            return client
+        if not _is_trusted(client, trusted):
+            return client
+    return client
+
+
+def _is_trusted(address: str, trusted: Sequence[Network]) -> bool:
+    if not trusted:
+        return False
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return any(parsed in network for network in trusted)
+
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{7,127}")
+
+
+def request_id(peer: str, offered: str | None, fresh: str, trusted: Sequence[Network]) -> str:
+    """The request id that a trusted hop gave if it is well-formed, else the fresh one."""
+    if offered is not None and _REQUEST_ID.fullmatch(offered) and _is_trusted(peer, trusted):
+        return offered
+    return fresh
+
+
+def is_navigation(head: RequestHead) -> bool:
+    """Whether a person is looking at the answer, so that a redirect to a sign-in page helps.
+
+    Fetch metadata decides where the browser sends it (W3C Fetch Metadata §2); Accept and X-Requested-With otherwise.
+    """
+    headers = head.headers
+    if "X-Requested-With" in headers or headers.get("Content-Type", "").startswith("application/grpc"):
+        return False
+    if headers.get("Upgrade") or "prefetch" in headers.get("Sec-Purpose", ""):
+        return False
+    mode, dest = headers.get("Sec-Fetch-Mode"), headers.get("Sec-Fetch-Dest")
+    if mode is not None and mode != "navigate":
+        return False
+    if dest is not None and dest not in {"document", "iframe", "frame"}:
+        return False
+    return prefers_html(headers.get("Accept", ""))
+
+
+def prefers_html(accept: str) -> bool:
+    """Whether the Accept header (RFC 9110 §12.5.1) names HTML, at a quality that is not below JSON's."""
+    quality = {"text/html": 0.0, "application/json": 0.0}
+    for item in accept.split(","):
+        media, *parameters = [part.strip().lower() for part in item.split(";")]
+        weight = next((p[2:] for p in parameters if p.startswith("q=")), "1")
+        media = {"application/xhtml+xml": "text/html", "application/problem+json": "application/json"}.get(media, media)
+        if media in quality:
+            quality[media] = max(quality[media], float(weight) if re.fullmatch(r"[01](\.\d{0,3})?", weight) else 0.0)
+    return quality["text/html"] > 0 and quality["text/html"] >= quality["application/json"]
+
+
+# ── the answer ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer of our own, whole."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes = b""
+
+    def with_cookies(self, cookies: Iterable[Cookie]) -> Reply:
+        """The same answer that also sets these cookies."""
+        return Reply(self.status, (*self.headers, *(("Set-Cookie", str(cookie)) for cookie in cookies)), self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Cookie:
+    """A cookie that we set (RFC 6265bis §4.1). ``max_age`` is in seconds; None lasts as long as the browser runs."""
+
+    name: str
+    value: str
+    secure: bool
+    max_age: int | None = None
+    domain: str | None = None
+    same_site: str = "Lax"
+
+    def deletion(self) -> Cookie:
+        """What makes the browser forget the cookie. The attributes are repeated, else a ``__Host-`` one survives."""
+        return Cookie(self.name, "", self.secure, 0, self.domain, self.same_site)
+
+    def __str__(self) -> str:
+        text = f"{self.name}={self.value}; Path=/"
+        if self.domain is not None:
+            text += f"; Domain={self.domain}"
+        if self.max_age == 0:
+            # Not the epoch itself, and no Max-Age: the form that every known client honours.
+            text += "; Expires=Thu, 01 Jan 1970 00:00:01 GMT"
+        elif self.max_age is not None:
+            text += f"; Max-Age={self.max_age}"
+        return f"{text}{'; Secure' if self.secure else ''}; HttpOnly; SameSite={self.same_site}"
+
+
+# ── cookies that we get ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class OwnCookies:
+    """The cookies of the gateway itself: the session's, and one for each sign-in under way.
+
+    Names are compared exactly and split on ";" alone, because a lenient reading lets a sibling domain plant a
+    ``__Host-`` cookie (``a=b __Host-x=evil``).
+    """
+
+    def __init__(self, name: str) -> None:
+        self.session = name
+        self._login = f"{name}_login_"
+        self._hint = name.encode().lower()
+        self._owns = re.compile(re.escape(name.encode()) + rb"(_login_[^=]*)?", re.IGNORECASE)
+
+    def login(self, suffix: str) -> str:
+        """The name of the cookie of one sign-in."""
+        return self._login + suffix
+
+    def is_login(self, name: str) -> bool:
+        return name.startswith(self._login)
+
+    def owns(self, pair: bytes) -> bool:
+        """Whether a ``name=value`` is ours, in any case (browsers match the prefixes without regard to it)."""
+        return self._owns.fullmatch(pair.strip(b" \t").partition(b"=")[0]) is not None
+
+    def read(self, raw_headers: RawHeaders) -> dict[str, str]:
+        """Our cookies by name. One that comes twice is not there: neither can be told to be ours."""
+        found: dict[str, str] = {}
+        twice: set[str] = set()
+        for header, line in raw_headers:
+            if len(header) == 6 and header.lower() == b"cookie" and self._hint in line.lower():
+                for pair in filter(self.owns, line.split(b";")):
+                    name, _, value = pair.strip(b" \t").decode("latin-1").partition("=")
+                    twice |= {name} & found.keys()
+                    found[name] = value
+        return {name: value for name, value in found.items() if name not in twice}
+
+    def strip(self, line: bytes) -> bytes:
+        """A Cookie header's value without ours, the others byte for byte; empty if nothing is left."""
+        if self._hint not in line.lower():
+            return line
+        return b";".join(pair for pair in line.split(b";") if not self.owns(pair)).strip(b" \t")
+
+
+# ── header hygiene ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_NOT_ALPHANUMERIC = re.compile(r"[^a-z0-9]")
+
+
+def canonical_name(name: str) -> str:
+    """The spelling in which header names are compared: WSGI, CGI and PHP fold "-", "_" and "." into one."""
+    return _NOT_ALPHANUMERIC.sub("-", name.lower())
+
+
+HOP_BY_HOP = frozenset({
+    "connection", "proxy-connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade",
+    "proxy-authenticate", "proxy-authorization", "proxy-authentication-info", "http2-settings", "content-length",
+    "expect",
+})  # fmt: skip
+"""Headers of this hop only (RFC 9110 §7.6.1), and those that frame the message, which each side makes anew."""
+
+NEVER_FROM_CLIENTS = frozenset({
+    "forwarded", "x-real-ip", "true-client-ip", "cf-connecting-ip", "x-client-ip", "x-cluster-client-ip",
+    "fastly-client-ip", "x-remote-user", "remote-user", "x-remote-email", "x-remote-groups", "x-access-token",
+    "x-id-token", "x-rewrite-url", "x-original-url", "x-original-uri", "x-original-method", "x-original-host",
+    "x-http-method-override", "x-method-override", "x-http-method", "x-request-id",
+})  # fmt: skip
+"""Headers by which some backend would let the client choose its identity, address, path or method."""
+
+NEVER_PREFIXES = ("x-forwarded-", "x-auth-request-")
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderPlan:
+    """What announces the user to the backend: header lines to add, after everything of those names was removed."""
+
+    set: tuple[tuple[bytes, bytes], ...]
+
+
+class HeaderFilter:
+    """Decides which of the client's headers go on. ``names`` are the identity headers that we announce ourselves."""
+
+    def __init__(self, names: Iterable[str], own_cookies: OwnCookies, *, keep_authorization: bool = False) -> None:
+        dropped = {canonical_name(name) for name in names} | NEVER_FROM_CLIENTS | HOP_BY_HOP | {"host"}
+        self._dropped = dropped if keep_authorization else dropped | {"authorization"}
+        self._announced = frozenset(canonical_name(name) for name in names)
+        self._own_cookies = own_cookies
+        self._drops = lru_cache(4096)(self._decide)
+        self._drops_from_response = lru_cache(4096)(self._decide_response)
+
+    def _decide(self, name: bytes) -> bool:
+        text = canonical_name(name.decode("latin-1"))
+        return text in self._dropped or text.startswith(NEVER_PREFIXES)
+
+    def _decide_response(self, name: bytes) -> bool:
+        text = name.decode("latin-1").lower()
+        return text in HOP_BY_HOP or canonical_name(text) in self._announced
+
+    def to_backend(self, raw_headers: RawHeaders) -> list[tuple[bytes, bytes]]:
+        """The client's headers that may go on, byte for byte and in order.
+
+        First what ``Connection`` nominates goes (RFC 9110 §7.6.1), then every look-alike; ours are added by the caller
+        afterwards, so nothing that the client nominates can remove them.
+        """
+        kept, drops, nominated = [], self._drops, nominated_by_connection(raw_headers)
+        for name, value in raw_headers:
+            if drops(name) or (nominated and name.lower() in nominated):
+                continue
+            if len(name) == 6 and name.lower() == b"cookie":
+                value = self._own_cookies.strip(value)
+                if not value:
+                    continue
+            kept.append((name, value))
+        return kept
+
+    def to_client(self, raw_headers: RawHeaders) -> list[tuple[bytes, bytes]]:
+        """The backend's headers that may go on: without hop-by-hop ones, identity headers, and cookies of our names."""
+        kept, drops, nominated = [], self._drops_from_response, nominated_by_connection(raw_headers)
+        for name, value in raw_headers:
+            if drops(name) or (nominated and name.lower() in nominated):
+                continue
+            if len(name) == 10 and name.lower() == b"set-cookie" and self._own_cookies.owns(value.partition(b";")[0]):
+                continue
+            kept.append((name, value))
+        return kept
+
+
+_PLAIN_CONNECTION = {b"keep-alive", b"close", b"upgrade", b"keep-alive, upgrade"}
+
+
+def nominated_by_connection(raw_headers: RawHeaders) -> frozenset[bytes]:
+    """The header names that Connection lists, in lower case."""
+    names: frozenset[bytes] = frozenset()
+    for name, value in raw_headers:
+        if len(name) == 10 and name.lower() == b"connection" and value.lower() not in _PLAIN_CONNECTION:
+            names |= {token.strip(b" \t").lower() for token in value.split(b",")}
+    return names
+
+
+# ── where to return to ────────────────────────────────────────────────────────────────────────────────────────────────
+
+_SAFE = re.compile(r"/(?![/\\])[!#-\[\]-~]*")
+_LONGEST_RETURN = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnTo:
+    """A path and query on our own origin, always sent as an absolute URL: no spelling of it can leave us."""
+
+    target: str
+
+    @classmethod
+    def here(cls, head: RequestHead) -> Self:
+        """The very address that was asked, byte for byte; for ``//x`` as well."""
+        return cls(head.target if len(head.target) <= _LONGEST_RETURN else "/")
+
+    @classmethod
+    def parse(cls, text: str, origin: Origin, own_prefix: str) -> Self | None:
+        """An address that somebody else gave us, or None if it is not certainly a page of our origin.
+
+        Strict on purpose (open redirects): printable ASCII, a path whose slashes, dots, backslashes and control
+        characters are the same after decoding it twice, and none of our own endpoints. The query is not judged.
+        """
+        own = f"{origin}/"
+        if text.startswith(own):
+            text = text[len(own) - 1 :]
+        if len(text) > _LONGEST_RETURN or not _SAFE.fullmatch(text):
+            return None
+        path = text.partition("?")[0].partition("#")[0]
+        if path == own_prefix or path.startswith(f"{own_prefix}/"):
+            return None
+        reading = path.encode("ascii")
+        for _ in range(3):
+            if not _plain_path(reading):
+                return None
+            decoded = unquote_to_bytes(reading)
+            if decoded.count(b"/") != reading.count(b"/"):
+                return None
+            reading = decoded
+        return cls(text)
+
+    def url(self, origin: Origin) -> str:
+        """The absolute URL, for a Location header."""
+        return f"{origin}{self.target}"
+
+
+def _plain_path(path: bytes) -> bool:
+    if any(byte < 0x20 or byte in b"\\\x7f" for byte in path) or b"//" in path:
+        return False
+    return not any(segment in {b".", b".."} for segment in path.split(b"/"))
+
+
+def query_parameters(query: str | None) -> Mapping[str, Sequence[str]]:
+    """The parameters of one of our own endpoints, decoded, each with all its values."""
+    found: dict[str, list[str]] = {}
+    for pair in (query or "").split("&"):
+        if pair:
+            name, _, value = pair.partition("=")
+            found.setdefault(_decode(name), []).append(_decode(value))
+    return found
+
+
+def _decode(text: str) -> str:
+    try:
+        return unquote_to_bytes(text.replace("+", " ")).decode("utf-8")
+    except UnicodeDecodeError:
+        raise RequestFault("bad_request", "a parameter is not UTF-8") from None

@@ -1,0 +1,122 @@
+"""The composition root: what a gateway is made of, opened in order and closed in reverse."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from .. import __version__, policy
+from ..config import Config
+from ..messages import HeaderFilter
+from ..sessions import LoginSealer, derive_key
+from ..values import Instant
+from .admin import Admin
+from .front import Listener
+from .gateway import Gateway
+from .login import Cookies, Login
+from .provider import ProviderClient
+from .sessions import Sessions
+from .store import open_store
+from .telemetry import Telemetry
+from .upstream import Upstream
+
+SHUTDOWN_GRACE = 20.0
+"""Seconds that requests under way may take to finish."""
+
+
+class App:
+    """One gateway in this process. ``clock`` gives seconds since the epoch; ``log`` is where lines go, else stdout."""
+
+    def __init__(self, config: Config, *, clock: Callable[[], Instant] = time.time, log: TextIO | None = None) -> None:
+        self.config = config
+        self.telemetry = Telemetry(config.log, clock, log)
+        self._store = open_store(config.store, clock)
+        self._provider = ProviderClient(config.provider, config.identity, clock)
+        cookies = Cookies(config.session.cookie, config.public_url, config.session.absolute_timeout)
+        self._sessions = Sessions(self._store, self._provider, config.session, config.identity, self.telemetry, clock)
+        login = Login(
+            self._sessions,
+            self._store,
+            self._provider,
+            LoginSealer(login_keys(config), config.provider.issuer),
+            cookies,
+            self.telemetry,
+            login=config.login,
+            logout=config.logout,
+            endpoints=config.endpoints,
+            page=config.ui,
+            clock=clock,
+            random=secrets.token_bytes,
+        )
+        self._upstreams = {name: Upstream(settings) for name, settings in config.upstreams.items()}
+        gateway = Gateway(
+            routes=policy.compile_routes(config.routes),
+            sessions=self._sessions,
+            login=login,
+            cookies=cookies,
+            upstreams=self._upstreams,
+            headers=HeaderFilter(config.identity.headers, cookies.own),
+            public=config.public_url,
+            listen=config.listen,
+            endpoints=config.endpoints,
+            page=config.ui,
+            telemetry=self.telemetry,
+            clock=clock,
+        )
+        self.admin = Admin(self._store, self._provider, self.telemetry)
+        self._public = Listener(gateway.handle, config.listen.address)
+        self._private = Listener(self.admin.handle, config.admin.address) if config.admin.address else None
+
+    @property
+    def port(self) -> int:
+        """The port of the public listener."""
+        return self._public.port
+
+    @property
+    def admin_port(self) -> int | None:
+        """The port of the administration listener, if there is one."""
+        return self._private.port if self._private else None
+
+    async def start(self) -> None:
+        """Listen. The provider and the store need not be there yet. OSError when an address cannot be had."""
+        if self._private is not None:
+            await self._private.open()
+        await self._public.open()
+        self.telemetry.message(
+            "info",
+            "startup",
+            version=__version__,
+            listen=self.config.listen.address,
+            public_url=[str(origin) for origin in self.config.public_url],
+            issuer=self.config.provider.issuer,
+            redirect_uri=[f"{origin}{self.config.endpoints.prefix}/callback" for origin in self.config.public_url],
+            store=self.config.store.type,
+        )
+
+    async def close(self) -> None:
+        """Stop accepting, finish what is under way, then let go of the backends, the provider and the store."""
+        self.admin.draining = True
+        await self._public.close(SHUTDOWN_GRACE)
+        for upstream in self._upstreams.values():
+            await upstream.close()
+        await self._sessions.close()
+        await self._provider.close()
+        await self._store.close()
+        if self._private is not None:
+            await self._private.close(0)
+        self.telemetry.message("info", "shutdown")
+
+
+def login_keys(config: Config) -> list[bytes]:
+    """The keys that seal sign-ins under way: the configured ones, else one that every replica derives alike."""
+    given = [key.reveal() for key in (config.session.key, config.session.previous_key) if key is not None]
+    if given:
+        return [derive_key(key, "oidc_proxy login key") for key in given]
+    provider = config.provider
+    if provider.client_secret is not None:
+        return [
+            derive_key(provider.client_secret.reveal(), f"oidc_proxy login\0{provider.issuer}\0{provider.client_id}")
+        ]
+    return [secrets.token_bytes(32)]

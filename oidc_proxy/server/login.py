@@ -1,0 +1,358 @@
+"""Signing in and out: the redirect to the provider, the way back, the farewell.
+
+One law orders every step: local checks first, then what can be used once, then the network, then writing. So a visitor
+without a session writes nothing to the store, and a code is never spent for an answer that could not be accepted.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from urllib.parse import urlsplit
+
+from .. import oidc, pages
+from ..errors import LoginFault, ProviderFault, RequestFault
+from ..identity import Identity
+from ..messages import Cookie, EndpointSettings, OwnCookies, Reply, RequestHead, ReturnTo, query_parameters
+from ..sessions import NONCE_BYTES, CookieSettings, LoginSealer, Ticket, login_suffix
+from ..tokens import VerifiedClaims
+from ..values import Instant, Origin
+from .provider import ProviderClient
+from .sessions import Sessions, SignedIn
+from .store import Store
+from .telemetry import Telemetry
+
+MAX_PENDING_BYTES = 6144
+"""Cookie bytes that unfinished sign-ins of one browser may take; the oldest give way before the newest is refused."""
+
+LOOP_WINDOW = 60
+"""Seconds in which sign-ins that the browser did not keep are counted."""
+
+
+class Cookies:
+    """The cookies that the gateway sets."""
+
+    def __init__(self, settings: CookieSettings, origins: Sequence[Origin], session_lifetime: float) -> None:
+        self._settings = settings
+        self._secure = all(origin.secure for origin in origins)
+        prefix = "__Host-" if self._secure and settings.domain is None else ""
+        self.own = OwnCookies(prefix + settings.name)
+        self.shared = settings.domain is not None
+        """Whether one session is good for every host below a domain."""
+        self._persistent = int(session_lifetime) if settings.persistent else None
+
+    def session(self, ticket: Ticket) -> Cookie:
+        """The cookie of a session."""
+        return self._make(self.own.session, ticket.cookie_value, self._persistent)
+
+    def login(self, name: str, value: str, lifetime: float) -> Cookie:
+        """A short-lived cookie beside it. Lax, because it must come along on the way back from the provider."""
+        return Cookie(name, value, self._secure, int(lifetime), self._settings.domain)
+
+    def gone(self, names: Iterable[str]) -> Iterator[Cookie]:
+        """What makes the browser forget these cookies of ours."""
+        return (self._make(name, "", None).deletion() for name in names)
+
+    def _make(self, name: str, value: str, max_age: int | None) -> Cookie:
+        return Cookie(name, value, self._secure, max_age, self._settings.domain, self._settings.same_site)
+
+
+class Login:
+    """The endpoints of sign-in and sign-out. They raise ProxyError for whatever ends in an error page."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        store: Store,
+        provider: ProviderClient,
+        sealer: LoginSealer,
+        cookies: Cookies,
+        telemetry: Telemetry,
+        *,
+        login: oidc.LoginSettings,
+        logout: oidc.LogoutSettings,
+        endpoints: EndpointSettings,
+        page: pages.PageSettings,
+        clock: Callable[[], Instant],
+        random: Callable[[int], bytes],
+    ) -> None:
+        self._sessions, self._store, self._provider = sessions, store, provider
+        self._sealer, self._cookies, self._telemetry = sealer, cookies, telemetry
+        self._login, self._logout, self._prefix, self._page = login, logout, endpoints.prefix, page
+        self._clock, self._random = clock, random
+
+    # ── start ──
+
+    async def start(self, head: RequestHead) -> Reply:
+        """``GET /oauth2/start?rd=…``: a sign-in that returns to ``rd``, or to the landing page."""
+        if "prefetch" in head.headers.get("Sec-Purpose", ""):
+            return Reply(204, (("Cache-Control", "no-store"),))
+        parameters = query_parameters(head.query)
+        extra = oidc.requested_params(parameters, self._login)
+        return await self._begin(head, self._return_url(parameters, head.origin), extra)
+
+    async def sign_in(self, head: RequestHead) -> Reply:
+        """The redirect that a navigation without a session gets: back to the very address that was asked."""
+        target = ReturnTo.here(head) if head.method in {"GET", "HEAD"} else ReturnTo(self._login.landing)
+        return await self._begin(head, target.url(head.origin), {})
+
+    def _return_url(self, parameters: Mapping[str, Sequence[str]], origin: Origin) -> str:
+        """The absolute URL that ``rd`` asks for, if it is one that a stranger may ask for; else the landing page."""
+        wanted = parameters.get("rd", ())
+        if len(wanted) == 1:
+            target = ReturnTo.parse(wanted[0], origin, self._prefix)
+            if target is not None:
+                return target.url(origin)
+            if oidc.redirect_allowed(wanted[0], self._login.allowed_redirects):
+                return wanted[0]
+        return ReturnTo(self._login.landing).url(origin)
+
+    async def _begin(self, head: RequestHead, return_to: str, extra: Mapping[str, str]) -> Reply:
+        held = self._cookies.own.read(head.raw_headers)
+        now = self._clock()
+        if self._unkept_sign_ins(held, now) >= self._login.loop_limit:
+            raise LoginFault(
+                "login_loop", f"{self._login.loop_limit} sign-ins in {LOOP_WINDOW} s, and no session came back"
+            )
+        provider, pending = await self._provider.begin(self._redirect_uri(head.origin), return_to)
+        name = self._cookies.own.login(login_suffix(pending.state))
+        value = self._sealer.seal(pending, self._random(NONCE_BYTES))
+        url = oidc.authorization_url(provider, self._provider.settings, self._login, pending, extra)
+        self._telemetry.metrics.logins_started.inc()
+        cookies = [*self._cookies.gone(self._surplus(held, len(name) + len(value), now))]
+        status = 302 if head.method in {"GET", "HEAD"} else 303
+        return pages.redirect(status, url, [*cookies, self._cookies.login(name, value, self._login.timeout)])
+
+    def _redirect_uri(self, origin: Origin) -> str:
+        return f"{origin}{self._prefix}/callback"
+
+    def _surplus(self, held: Mapping[str, str], coming: int, now: Instant) -> Iterator[str]:
+        """The cookies of unfinished sign-ins that make way for one more: those that are over, then the oldest."""
+        pending = {name: value for name, value in held.items() if self._is_pending(name)}
+        newest_first = sorted(pending, key=lambda name: LoginSealer.began(pending[name]), reverse=True)
+        size = coming
+        for count, name in enumerate(newest_first, start=2):
+            size += len(name) + len(pending[name]) + 3
+            too_old = now - LoginSealer.began(pending[name]) > self._login.timeout
+            if too_old or count > self._login.max_pending or size > MAX_PENDING_BYTES:
+                yield name
+
+    def _is_pending(self, name: str) -> bool:
+        return self._cookies.own.is_login(name) and name not in {self._tally, self._farewell}
+
+    # ── sign-ins that the browser did not keep ──
+
+    @property
+    def _tally(self) -> str:
+        return self._cookies.own.login("tally")
+
+    def _unkept_sign_ins(self, held: Mapping[str, str], now: Instant) -> int:
+        count, _, since = held.get(self._tally, "").partition("-")
+        if not (count.isascii() and count.isdecimal() and since.isascii() and since.isdecimal() and len(since) < 12):
+            return 0
+        return int(count[:3]) if now - int(since) < LOOP_WINDOW else 0
+
+    def _counted(self, held: Mapping[str, str], now: Instant) -> Cookie:
+        before = self._unkept_sign_ins(held, now)
+        since = held[self._tally].partition("-")[2] if before else str(int(now))
+        return self._cookies.login(self._tally, f"{before + 1}-{since}", LOOP_WINDOW)
+
+    # ── the way back ──
+
+    async def callback(self, head: RequestHead) -> Reply:
+        """``GET /oauth2/callback``: the provider's answer (OpenID Connect Core §3.1.2.5), turned into a session."""
+        callback = oidc.read_callback(head.query or "")
+        held = self._cookies.own.read(head.raw_headers)
+        name = self._cookies.own.login(login_suffix(callback.state))
+        pending = self._sealer.open(held.get(name, ""), callback.state, self._redirect_uri(head.origin))
+        if pending is None:
+            return await self._stale_callback(head, held, "this browser has no such sign-in under way")
+        try:
+            reply = await self._complete(head, callback, pending, held)
+        except LoginFault as fault:
+            self._failed(head, fault)
+            cookies = tuple(self._cookies.gone([name]))
+            return self._refusal(head, fault, callback).with_cookies(cookies)
+        return reply.with_cookies(self._cookies.gone([name]))
+
+    async def _complete(
+        self, head: RequestHead, callback: oidc.Callback, pending: oidc.PendingLogin, held: Mapping[str, str]
+    ) -> Reply:
+        now = self._clock()
+        provider = await self._provider.metadata.get()
+        code = oidc.check_callback(callback, pending, provider, now=now, timeout=self._login.timeout)
+        if not await self._store.claim(f"used:{login_suffix(callback.state)}", self._login.timeout + 60):
+            return await self._stale_callback(head, held, "the sign-in has already been completed")
+        received, claims = await self._provider.redeem(code, pending)
+        signed_in = await self._sessions.create(claims, received, origin=str(head.origin), nonce=pending.nonce)
+        # The session that came along ends, whoever's it was: a planted one must not live on beside the new one.
+        replaced = Ticket.read(held.get(self._cookies.own.session))
+        kept = replaced is not None and await self._sessions.end(replaced)
+        self._succeeded(head, signed_in, claims)
+        cookies = [self._cookies.session(signed_in.ticket)]
+        cookies += self._cookies.gone([self._tally]) if kept else [self._counted(held, now)]
+        return pages.redirect(303, pending.return_to, cookies)
+
+    async def _stale_callback(self, head: RequestHead, held: Mapping[str, str], detail: str) -> Reply:
+        """A reload, the back button, a bookmark, or somebody else's link: on to the site if signed in, else explain."""
+        ticket = Ticket.read(held.get(self._cookies.own.session))
+        if ticket is not None and await self._sessions.peek(ticket) is not None:
+            return pages.redirect(302, ReturnTo(self._login.landing).url(head.origin))
+        fault = LoginFault("login_unknown", detail)
+        self._failed(head, fault)
+        raise fault
+
+    def _refusal(self, head: RequestHead, fault: LoginFault, callback: oidc.Callback) -> Reply:
+        """The page for a sign-in that cannot finish, with the provider's own words where it gave some."""
+        answer = pages.ProviderAnswer(callback.error, callback.error_description) if callback.error else None
+        return pages.error_page(
+            fault,
+            request_id=head.request_id,
+            now=self._clock(),
+            settings=self._page,
+            start_url=f"{self._prefix}/start",
+            answer=answer,
+        )
+
+    def _succeeded(self, head: RequestHead, signed_in: SignedIn, claims: VerifiedClaims) -> None:
+        self._telemetry.metrics.logins.labels("success", "").inc()
+        self._telemetry.audit(
+            "login.succeeded",
+            request_id=head.request_id,
+            client_ip=head.client,
+            sub=claims.subject,
+            session=signed_in.ticket.record_id[:16],
+            groups_count=len(signed_in.identity.groups),
+        )
+
+    def _failed(self, head: RequestHead, fault: LoginFault) -> None:
+        self._telemetry.metrics.logins.labels("failure", fault.code).inc()
+        self._telemetry.audit(
+            "login.failed", request_id=head.request_id, client_ip=head.client, code=fault.code, reason=fault.detail
+        )
+
+    # ── who is signed in ──
+
+    async def userinfo(self, head: RequestHead) -> Reply:
+        """``GET /oauth2/userinfo``: who is signed in, in the words that oauth2-proxy's users know. Never a token."""
+        held = self._cookies.own.read(head.raw_headers)
+        ticket = Ticket.read(held.get(self._cookies.own.session))
+        signed_in = await self._sessions.current(ticket) if ticket is not None else None
+        if signed_in is None:
+            raise RequestFault("sign_in_required", "userinfo was asked for without a session")
+        return pages.userinfo_reply(_public_profile(signed_in.identity))
+
+    # ── sign-out ──
+
+    @property
+    def _farewell(self) -> str:
+        return self._cookies.own.login("farewell")
+
+    async def sign_out(self, head: RequestHead) -> Reply:
+        """``/oauth2/sign_out``: a POST from our own site acts, and so does a click on it; any other GET asks first."""
+        if head.method == "POST":
+            if not _same_site(head):
+                raise RequestFault("cross_site", "a sign-out was posted from another site")
+            return await self._sign_out(head)
+        if self._logout.allow_get or _own_click(head):
+            return await self._sign_out(head)
+        return await self._ask_before(head)
+
+    async def _ask_before(self, head: RequestHead) -> Reply:
+        end_session = await self._end_session_origin()
+        landing = self._logout.redirect_uri
+        targets = [end_session] if end_session else []
+        targets += [_origin_of(landing)] if landing else []
+        return pages.confirm_sign_out_page(
+            action=f"{self._prefix}/sign_out",
+            request_id=head.request_id,
+            now=self._clock(),
+            settings=self._page,
+            form_targets=targets,
+        )
+
+    async def _end_session_origin(self) -> Origin | None:
+        try:
+            endpoint = (await self._provider.metadata.get()).end_session_endpoint
+        except ProviderFault:
+            return None
+        return _origin_of(endpoint) if endpoint and self._logout.provider else None
+
+    async def _sign_out(self, head: RequestHead) -> Reply:
+        """End the session here, whatever the provider says; then send the browser there (RP-Initiated Logout §2)."""
+        held = self._cookies.own.read(head.raw_headers)
+        ticket = Ticket.read(held.get(self._cookies.own.session))
+        session = await self._sessions.peek(ticket) if ticket is not None else None
+        if ticket is not None and await self._sessions.end(ticket):
+            self._telemetry.metrics.logouts.labels("rp").inc()
+            self._telemetry.audit(
+                "logout.rp",
+                request_id=head.request_id,
+                client_ip=head.client,
+                session=ticket.record_id[:16],
+                **({"sub": session.claims.subject} if session else {}),
+            )
+        gone = [*self._cookies.gone([self._cookies.own.session, self._tally])]
+        state = self._random(16).hex()
+        there = await self._end_session_url(head, session.tokens.id_token if session else None, state)
+        if there is None:
+            here = self._logout.redirect_uri or f"{head.origin}{self._prefix}/signed_out"
+            return pages.redirect(303, here, gone)
+        farewell = self._cookies.login(self._farewell, state, self._login.timeout)
+        return pages.redirect(303, there, [*gone, farewell])
+
+    async def _end_session_url(self, head: RequestHead, id_token: str | None, state: str) -> str | None:
+        if not self._logout.provider:
+            return None
+        try:
+            provider = await self._provider.metadata.get()
+        except ProviderFault as fault:
+            self._telemetry.message("warning", "logout.provider_unreachable", code=fault.code, reason=fault.detail)
+            return None
+        return_to = self._logout.redirect_uri or f"{head.origin}{self._prefix}/signed_out"
+        return oidc.logout_url(provider, self._provider.settings, id_token=id_token, return_to=return_to, state=state)
+
+    async def signed_out(self, head: RequestHead) -> Reply:
+        """``GET /oauth2/signed_out``: says so, if it is so. A session that is still there gets the question instead."""
+        held = self._cookies.own.read(head.raw_headers)
+        ticket = Ticket.read(held.get(self._cookies.own.session))
+        if ticket is not None and await self._sessions.peek(ticket) is not None:
+            return await self._ask_before(head)
+        state = query_parameters(head.query).get("state", ("",))[0]
+        ours = hmac.compare_digest(held.get(self._farewell, "\0").encode(), state.encode())
+        page = pages.signed_out_page(
+            request_id=head.request_id,
+            now=self._clock(),
+            settings=self._page,
+            sign_in_url=f"{self._prefix}/start",
+        )
+        return page.with_cookies(self._cookies.gone([self._farewell])) if ours else page
+
+
+def _public_profile(identity: Identity) -> dict[str, object]:
+    profile = {
+        "user": identity.user,
+        "email": identity.email,
+        "groups": sorted(identity.groups),
+        "preferredUsername": identity.preferred_username,
+    }
+    return {name: value for name, value in profile.items() if value is not None}
+
+
+def _same_site(head: RequestHead) -> bool:
+    """Whether a request that changes something comes from our own pages (OWASP CSRF: Origin, else Fetch Metadata)."""
+    origin = head.headers.get("Origin")
+    if origin is not None:
+        return origin == str(head.origin)
+    return head.headers.get("Sec-Fetch-Site") == "same-origin"
+
+
+def _own_click(head: RequestHead) -> bool:
+    """Whether a GET is somebody following a link on our own site, and no image or frame that only looks like it."""
+    fetch = [head.headers.get(f"Sec-Fetch-{name}") for name in ("Site", "Mode", "Dest", "User")]
+    return fetch == ["same-origin", "navigate", "document", "?1"]
+
+
+def _origin_of(url: str) -> Origin:
+    parts = urlsplit(url)
+    return Origin.parse(f"{parts.scheme}://{parts.netloc}")

@@ -1,0 +1,144 @@
+"""What is seen from outside: request ids, the access log, audit events, metrics.
+
+One JSON object a line on standard output. Values are data: nothing is formatted into text, and no token, code, state or
+cookie is ever handed to this module.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import sys
+from collections.abc import Callable
+from typing import Any, Literal, TextIO
+
+import msgspec
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from pydantic import Field
+
+from .. import __version__
+from ..values import Instant, Settings, rfc3339
+
+
+class LogSettings(Settings):
+    """What is logged. Everything goes to standard output as one JSON object a line."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe messages that are logged."
+    )
+    access: bool = Field(True, description="One line for each request.")
+    audit: bool = Field(True, description="One line for each sign-in, sign-out, refusal and end of a session.")
+
+
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Metrics:
+    """Prometheus metrics of one process. Labels hold configured names and codes, never anything that a client sent."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        self.build_info = Gauge(
+            "oidc_proxy_build_info", "Version that is running.", ["version", "python"], registry=registry
+        )
+        self.build_info.labels(__version__, ".".join(map(str, sys.version_info[:3]))).set(1)
+        self.requests = Counter(
+            "oidc_proxy_http_requests_total", "Requests answered.", ["route", "method", "code"], registry=registry
+        )
+        self.duration = Histogram(
+            "oidc_proxy_http_request_duration_seconds",
+            "Time from the request's head to the end of the answer.",
+            ["route"],
+            buckets=BUCKETS,
+            registry=registry,
+        )
+        self.in_flight = Gauge("oidc_proxy_http_requests_in_flight", "Requests being answered.", registry=registry)
+        self.decisions = Counter(
+            "oidc_proxy_authz_decisions_total", "Decisions taken.", ["decision", "reason"], registry=registry
+        )
+        self.logins_started = Counter("oidc_proxy_login_started_total", "Sign-ins begun.", registry=registry)
+        self.logins = Counter(
+            "oidc_proxy_login_completed_total", "Sign-ins ended.", ["result", "error"], registry=registry
+        )
+        self.logouts = Counter("oidc_proxy_logout_total", "Sessions ended.", ["kind"], registry=registry)
+        self.refreshes = Counter(
+            "oidc_proxy_token_refresh_total", "Access tokens renewed, or not.", ["result"], registry=registry
+        )
+        self.errors = Counter("oidc_proxy_errors_total", "Answers of our own to a fault.", ["code"], registry=registry)
+        self.provider_up = Gauge(
+            "oidc_proxy_provider_up", "Whether metadata and keys of the provider are known.", registry=registry
+        )
+        self.jwks_age = Gauge("oidc_proxy_jwks_age_seconds", "Age of the provider's keys.", registry=registry)
+        self.store_up = Gauge(
+            "oidc_proxy_session_store_up", "Whether the store answered when it was last asked.", registry=registry
+        )
+
+    def exposition(self) -> bytes:
+        """The metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class Telemetry:
+    """Log and metrics of one process."""
+
+    def __init__(self, settings: LogSettings, clock: Callable[[], Instant], out: TextIO | None = None) -> None:
+        self.settings, self.metrics = settings, Metrics()
+        self._clock = clock
+        self._out = out if out is not None else sys.stdout
+        self._encode = msgspec.json.Encoder(enc_hook=str).encode
+        self._least = getattr(logging, settings.level.upper())
+
+    def fresh_request_id(self) -> str:
+        """16 hexadecimal digits."""
+        return secrets.token_hex(8)
+
+    def write(self, kind: str, level: str, **fields: Any) -> None:
+        """One line. ``kind`` is access, audit or app."""
+        line = {"ts": rfc3339(self._clock()), "level": level, "type": kind, **fields}
+        # JSON escapes control characters; a lone surrogate is the one thing that would not encode.
+        text = self._encode(line) if _encodable(line) else self._encode({k: _clean(v) for k, v in line.items()})
+        self._out.write(text.decode() + "\n")
+        self._out.flush()
+
+    def message(self, level: Literal["debug", "info", "warning", "error"], event: str, **fields: Any) -> None:
+        """Something worth knowing for whoever runs the gateway."""
+        if getattr(logging, level.upper()) >= self._least:
+            self.write("app", level, event=event, **fields)
+
+    def audit(self, event: str, **fields: Any) -> None:
+        """Something that happened to somebody's sign-in or access: stable event names, see docs/logging.md."""
+        if self.settings.audit:
+            self.write("audit", "info", event=event, **fields)
+
+    def take_over_logging(self) -> None:
+        """Let the standard library's log, where libraries write, come out in the same form."""
+        handler = _Handler(self)
+        root = logging.getLogger()
+        root.handlers[:] = [handler]
+        root.setLevel(self._least)
+
+
+def _encodable(line: dict[str, Any]) -> bool:
+    for value in line.values():
+        if isinstance(value, str) and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                return False
+    return True
+
+
+def _clean(value: Any) -> Any:
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+class _Handler(logging.Handler):
+    def __init__(self, telemetry: Telemetry) -> None:
+        super().__init__()
+        self._telemetry = telemetry
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Only the kind of an exception: its text may quote what a client or the provider sent.
+        error = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None
+        fields = {"event": "library", "logger": record.name, "message": str(record.msg)}
+        self._telemetry.write("app", record.levelname.lower(), **fields, **({"error": error} if error else {}))

@@ -1,0 +1,138 @@
+"""Sends one request to the backend and gives its response."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Sequence
+
+from oidc_proxy.errors import UpstreamFault
+from oidc_proxy.server.upstream.connection import Connection, Unanswered, UpstreamResponse
+from oidc_proxy.server.upstream.framing import Body, request_head
+from oidc_proxy.server.upstream.pool import Pool
+from oidc_proxy.server.upstream.settings import Address, UpstreamSettings, tls_context
+
+_REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
+"""Safe methods (RFC 9110 §9.2.1): the backend may see them twice."""
+
+
+class Upstream:
+    """One backend and the connections to it. Belongs to one event loop, from the first request on."""
+
+    def __init__(self, settings: UpstreamSettings) -> None:
+        """Opens nothing. SettingsFault when the TLS files cannot be used."""
+        self.settings = settings
+        self._address = Address.parse(settings.url)
+        self.authority = self._address.authority.encode()
+        """Value of a Host header that names the backend itself."""
+        self._tls: ssl.SSLContext | None = tls_context(settings.tls) if self._address.secure else None
+        self._pool = Pool(settings.max_connections, self._make)
+        self._patience = float(settings.timeouts.connect)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        limits = [seconds for seconds in (settings.timeouts.response, settings.timeouts.idle) if seconds]
+        self._tick = min(1.0, max(0.01, min(limits, default=1.0) / 10))
+        self._closed = False
+
+    async def send(
+        self, method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]], body: Body | None = None
+    ) -> UpstreamResponse:
+        """Send a request; returns when the head of the response is here, which may be before the body is sent.
+
+        ``headers`` go out byte for byte and in order; Host is among them, framing and hop-by-hop fields are not: this
+        adds Content-Length or Transfer-Encoding. What the source of the body raises is raised here, or by ``read``.
+        A request without body and with a safe method is sent a second time, on a new connection, when the backend
+        closed the idle one that it went out on (RFC 9112 §9.3.1). Cancelling closes the connection.
+
+        Raises UpstreamFault: upstream_unreachable, upstream_saturated, upstream_timeout, upstream_invalid_response;
+        and ValueError for what must not be written into a request.
+        """
+        head = request_head(method, target, headers, body)
+        loop = self._loop or self._start()
+        connection = self._pool.take(loop.time())
+        if connection is None or connection.fresh:
+            connection = await self._ready(connection)
+        repeatable = body is None and method in _REPEATABLE
+        while True:
+            answer = connection.begin(head, method, body)
+            try:
+                return await answer
+            except asyncio.CancelledError:
+                _forsake(connection, answer)
+                raise
+            except Unanswered:
+                if not repeatable:
+                    raise
+            repeatable = False
+            connection = await self._ready(self._pool.take_fresh())
+
+    async def close(self) -> None:
+        """Close every connection; requests that are under way fail with upstream_unreachable."""
+        self._closed = True
+        if self._watch is not None:
+            self._watch.cancel()
+        self._pool.shut()
+        await asyncio.sleep(0)
+
+    async def _ready(self, connection: Connection | None) -> Connection:
+        """Wait for a place if there is none, and connect if the place has no connection yet."""
+        while connection is None or connection.closed:
+            if self._closed:
+                raise UpstreamFault("upstream_unreachable", "shutting down")
+            connection = await self._pool.wait(self._patience)
+        if connection.fresh:
+            await self._connect(connection)
+        return connection
+
+    async def _connect(self, connection: Connection) -> None:
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._open(connection)
+        except TimeoutError:
+            connection.close()
+            raise UpstreamFault("upstream_timeout", f"no connection to {self.settings.url} in time") from None
+        except OSError as error:  # DNS, refusal, TLS
+            connection.close()
+            raise UpstreamFault("upstream_unreachable", f"{self.settings.url}: {error}") from error
+        except BaseException:
+            connection.close()
+            raise
+
+    async def _open(self, connection: Connection) -> None:
+        loop, address = asyncio.get_running_loop(), self._address
+        if address.path:
+            await loop.create_unix_connection(lambda: connection, address.path)
+        elif self._tls is None:
+            await loop.create_connection(lambda: connection, address.host, address.port)
+        else:
+            name = self.settings.tls.server_name or address.host
+            await loop.create_connection(
+                lambda: connection, address.host, address.port, ssl=self._tls, server_hostname=name
+            )
+
+    def _start(self) -> asyncio.AbstractEventLoop:
+        self._loop = asyncio.get_running_loop()
+        return self._loop
+
+    def _make(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        if self._watch is None:
+            self._watch = loop.call_later(self._tick, self._look)
+        return Connection(self._pool, self.settings.timeouts, loop)
+
+    def _look(self) -> None:
+        """Expire what is overdue. One timer for all connections: a timer a request would cost more than its parsing."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for connection in tuple(self._pool.connections):
+            if connection.deadline < now:
+                connection.expire()
+        self._watch = loop.call_later(self._tick, self._look) if self._pool.connections else None
+
+
+def _forsake(connection: Connection, answer: asyncio.Future[UpstreamResponse]) -> None:
+    """Nobody waits for the answer any more. It may have come in the same moment; the connection may then serve others."""
+    if answer.cancelled():
+        connection.close()
+    elif answer.exception() is None:
+        answer.result().abort()

@@ -1,0 +1,72 @@
+"""What is written into the head of a request, and what the head of a response says about its body. No I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterable, Sequence
+from typing import TypeAlias
+
+from oidc_proxy.errors import UpstreamFault
+
+Body: TypeAlias = tuple[AsyncIterable[bytes], int | None]
+"""The pieces of a request body, and its length; without a length it is sent in chunks (RFC 9112 §7.1)."""
+
+_BODY_EXPECTED = frozenset({b"POST", b"PUT", b"PATCH"})
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_TIMEOUT = re.compile(rb"(?i)(?:^|[ ,])timeout=(\d{1,6})")
+_proven: set[bytes] = set()
+"""Header names that have passed ``_prove``, so that each is looked at once."""
+
+
+def invalid(detail: str) -> UpstreamFault:
+    return UpstreamFault("upstream_invalid_response", detail)
+
+
+def request_head(method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]], body: Body | None) -> bytes:
+    """Request line and headers, with exactly one framing field or none (RFC 9112 §6). ValueError for injections."""
+    if body is not None:
+        if body[1] is not None and body[1] < 0:
+            raise ValueError("a request body of negative length")
+        framing = b"Transfer-Encoding: chunked\r\n" if body[1] is None else b"Content-Length: %d\r\n" % body[1]
+    else:
+        framing = b"Content-Length: 0\r\n" if method in _BODY_EXPECTED else b""
+    lines = b"\r\n".join(map(b": ".join, headers))
+    head = b"".join((method, b" ", target, b" HTTP/1.1\r\n", lines, b"\r\n", framing, b"\r\n"))
+    breaks = len(headers) + (3 if framing else 2)
+    if len(head) - len(head.translate(None, b"\r\n\0")) != 2 * breaks:
+        raise ValueError("a line break or NUL in the request head")
+    if 32 in target or not _proven.issuperset([name for name, _ in headers]):
+        _prove(target, headers)
+    return head
+
+
+def _prove(target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    if 32 in target:
+        raise ValueError("white space in the request target")
+    for name, _ in headers:
+        if not _NAME.fullmatch(name) or name.lower() in _FRAMING:
+            raise ValueError("a header name in the request that is malformed, or reserved for framing")
+    if len(_proven) > 4096:
+        _proven.clear()
+    _proven.update(name for name, _ in headers)
+
+
+def response_framing(headers: Sequence[tuple[bytes, bytes]]) -> tuple[int | None, bool, float | None]:
+    """Content-Length, whether the body is chunked, and the seconds that an idle connection is kept, where announced.
+
+    Relies on llhttp, which has refused a length beside a coding, two lengths, and lengths that are no numbers.
+    """
+    length, chunked, kept = None, False, None
+    for name, value in headers:
+        size = len(name)  # much cheaper than to fold every name
+        if size == 14 and name.lower() == b"content-length":
+            length = int(value)
+        elif size == 17 and name.lower() == b"transfer-encoding":
+            # Any other coding would have to be undone, or announced to the client (RFC 9112 §6.1).
+            if chunked or value.strip(b" \t").lower() != b"chunked":
+                raise invalid("a transfer coding other than chunked")
+            chunked = True
+        elif size == 10 and name.lower() == b"keep-alive" and (found := _TIMEOUT.search(value)):
+            kept = max(int(found[1]) - 1.0, 0.5)  # less a second for the way
+    return length, chunked, kept

@@ -1,0 +1,165 @@
+"""The fixtures `keycloak`, `redis_server`, `redis_servers` and `chromium`, and what a run of the tests says of them.
+
+A part that this machine cannot have skips the tests that need it, and the summary of the run names it. With
+`--real=require` (or OIDC_PROXY_REQUIRE_REAL=1) it fails them; with `--real=off` nothing is even tried.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+
+from tests.real.parts import Unavailable
+
+if TYPE_CHECKING:  # imported where they are used: a run of the pure tests waits for none of them
+    from tests.real.browser import Chromium
+    from tests.real.keycloak import Keycloak
+    from tests.real.redis import RedisServer
+
+USED = pytest.StashKey[dict[str, str]]()
+MISSING = pytest.StashKey[dict[str, str]]()
+STARTING = pytest.StashKey["Future[Keycloak]"]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--real",
+        choices=["auto", "require", "off"],
+        default="require" if os.environ.get("OIDC_PROXY_REQUIRE_REAL") == "1" else "auto",
+        help="tests with a real Keycloak, Redis or Chromium: skip where one is missing, fail then, or leave all out",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[USED] = {}
+    config.stash[MISSING] = {}
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"real parts: {config.option.real}"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Start Keycloak while the other tests run, and run those that need it last."""
+    items.sort(key=_needs_keycloak)
+    if items and _needs_keycloak(items[-1]) and config.option.real != "off" and not config.option.collectonly:
+        starting: Future[Keycloak] = Future()
+        config.stash[STARTING] = starting
+        threading.Thread(target=_start_keycloak, args=(starting,), daemon=True).start()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    starting = config.stash.get(STARTING, None)
+    if starting is not None and starting.done() and starting.exception() is None:
+        starting.result().close()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.stash[USED]:
+        terminalreporter.write_line(f"Real parts used: {', '.join(sorted(config.stash[USED].values()))}")
+    if config.stash[MISSING]:
+        why = [f"{part} ({reason.splitlines()[0]})" for part, reason in sorted(config.stash[MISSING].items())]
+        terminalreporter.write_line(f"Real parts not available: {', '.join(why)}", red=True)
+
+
+@pytest.fixture(scope="session")
+def keycloak(pytestconfig: pytest.Config) -> Keycloak:
+    """One server for the whole run. Every test makes a realm of its own, and may stop or pause the server."""
+    _unless_off(pytestconfig)
+    try:
+        server = pytestconfig.stash[STARTING].result()
+    except Unavailable as reason:
+        _missing(pytestconfig, "Keycloak", reason)
+    pytestconfig.stash[USED]["Keycloak"] = str(server)
+    return server
+
+
+@pytest.fixture(autouse=True)
+def _keycloak_is_back(request: pytest.FixtureRequest) -> Iterator[None]:
+    server: Keycloak | None = request.getfixturevalue("keycloak") if _needs_keycloak(request.node) else None
+    yield
+    if server is not None:
+        server.reset()
+
+
+@pytest.fixture(scope="session")
+def _redis(pytestconfig: pytest.Config) -> Iterator[RedisServer]:
+    from tests.real.redis import RedisServer
+
+    _unless_off(pytestconfig)
+    try:
+        server = RedisServer.launch()
+    except Unavailable as reason:
+        _missing(pytestconfig, "Redis", reason)
+    pytestconfig.stash[USED]["Redis"] = str(server)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def redis_server(_redis: RedisServer) -> RedisServer:
+    """An empty server without a password that keeps nothing on disk; a test may kill or pause it."""
+    _redis.reset()
+    return _redis
+
+
+@pytest.fixture
+def redis_servers(_redis: RedisServer) -> Iterator[Callable[..., RedisServer]]:
+    """`RedisServer.launch` for servers with other options; they end with the test."""
+    from tests.real.redis import RedisServer
+
+    servers: list[RedisServer] = []
+
+    def launch(**options: object) -> RedisServer:
+        servers.append(RedisServer.launch(**options))  # type: ignore[arg-type]
+        return servers[-1]
+
+    yield launch
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+async def chromium(pytestconfig: pytest.Config) -> AsyncIterator[Chromium]:
+    """A new browser."""
+    _unless_off(pytestconfig)
+    try:
+        from tests.real.browser import launched
+
+        async with launched() as browser:
+            pytestconfig.stash[USED]["Chromium"] = str(browser)
+            yield browser
+    except (ImportError, Unavailable) as reason:
+        _missing(pytestconfig, "Chromium", reason)
+
+
+def _needs_keycloak(item: pytest.Item) -> bool:
+    return "keycloak" in getattr(item, "fixturenames", ())
+
+
+def _start_keycloak(starting: Future[Keycloak]) -> None:
+    from tests.real.keycloak import Keycloak
+
+    try:
+        starting.set_result(Keycloak.launch())
+    except BaseException as error:  # whatever it is, the fixture that waits for the result is the one to raise it
+        starting.set_exception(error)
+
+
+def _unless_off(config: pytest.Config) -> None:
+    if config.option.real == "off":
+        pytest.skip("real parts are switched off")
+
+
+def _missing(config: pytest.Config, part: str, reason: Exception) -> NoReturn:
+    config.stash[MISSING][part] = str(reason)
+    text = f"{part} is not available: {reason}"
+    if config.option.real == "require":
+        pytest.fail(text, pytrace=False)
+    pytest.skip(text.splitlines()[0])
