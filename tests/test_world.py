@@ -154,6 +154,20 @@ async def test_a_page_without_referrer_posts_without_origin(
     assert dict(sent["headers"])["Origin"] == {"own": backend.url}.get(origin, origin)
 
 
+async def test_a_form_sends_what_a_browser_would_send(backend: Backend, browser: Browser) -> None:
+    """Keycloak's sign-in form has all of these."""
+    backend.switches.at["/form"] = Behaviour(
+        body=b"""<form id="kc-form-login" action="/echo/x?session_code=a&amp;tab_id=b" method="post">
+        <input name="username" value=""><input name="password" type="password"><input name="rememberMe" type="checkbox">
+        <input name="kept" type="checkbox" checked><input type="hidden" name="credentialId">
+        <button name="login" type="submit" value="go">Go</button><button name="cancel" value="1">No</button></form>"""
+    )
+    page = await browser.sign_in(f"{backend.url}/form", "ann", "p&w")
+    assert page.json()["target"] == "/echo/x?session_code=a&tab_id=b"
+    expected = {"username": "ann", "password": "p&w", "kept": "on", "credentialId": "", "login": "go"}
+    assert backend.requests[-1].form == expected
+
+
 async def test_a_fetch_of_another_site_carries_no_lax_cookie(backend: Backend, browser: Browser) -> None:
     browser.cookies.store(backend.url, "s=1; Path=/; SameSite=Lax")
     own = dict((await browser.fetch(f"{backend.url}/echo")).json()["headers"])

@@ -95,6 +95,14 @@ class Form:
     fields: dict[str, str] = field(default_factory=dict)
     types: dict[str, str] = field(default_factory=dict)
 
+    def add(self, name: str, kind: str, given: Mapping[str, str]) -> None:
+        """Take in a control. What would be sent: no box that is not ticked, and of the buttons only the first."""
+        ticked = kind not in {"checkbox", "radio"} or "checked" in given
+        pressed = kind != "submit" or "submit" not in self.types.values()
+        self.types[name] = kind
+        if ticked and pressed and kind not in {"button", "reset", "image"}:
+            self.fields[name] = given.get("value", "on" if kind in {"checkbox", "radio"} else "")
+
     def of_type(self, kind: str) -> str | None:
         return next((name for name, its in self.types.items() if its == kind), None)
 
@@ -150,9 +158,8 @@ class _Reader(HTMLParser):
         given = {name: value or "" for name, value in attrs}
         if tag == "form":
             self.forms.append(Form(given.get("action", ""), given.get("method", "get").upper(), given.get("id", "")))
-        elif tag == "input" and self.forms and given.get("name"):
-            self.forms[-1].fields[given["name"]] = given.get("value", "")
-            self.forms[-1].types[given["name"]] = given.get("type", "text")
+        elif tag in {"input", "button"} and self.forms and given.get("name"):
+            self.forms[-1].add(given["name"], given.get("type", "submit" if tag == "button" else "text"), given)
         elif tag == "a" and "href" in given:
             self._href, self._words = given["href"], []
 

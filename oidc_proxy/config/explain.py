@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -27,6 +27,8 @@ class Place:
     present: bool
     info: FieldInfo | None
     key_mark: Mark | None
+    chosen: bool = False
+    """Whether the name of a union's member has been passed, so that the next part is a key."""
 
 
 def locate(root: type[BaseModel], tree: Tree, parts: Iterable[str | int]) -> Place:
@@ -39,16 +41,18 @@ def locate(root: type[BaseModel], tree: Tree, parts: Iterable[str | int]) -> Pla
 
 def _step(place: Place, part: str | int) -> Place | None:
     tree, path = place.tree, (*place.path, str(part))
+    if not place.chosen and part in fields.tags(place.kind):
+        return replace(place, chosen=True)
     if isinstance(part, int):
         if place.present and isinstance(tree, Items) and part < len(tree.values):
             return Place(path, fields.item(place.kind), tree.values[part], True, place.info, None)
         return None
-    if place.present and isinstance(tree, Section) and part in tree.values and part not in fields.tags(place.kind):
+    if place.present and isinstance(tree, Section) and part in tree.values:
         info = fields.field(place.kind, part, tree)
         kind = fields.child(place.kind, part, tree)
         return Place(path, kind, tree.values[part], True, info or place.info, tree.keys[part])
     info = fields.field(place.kind, part, tree)
-    if info is None or part in fields.tags(place.kind):
+    if info is None:
         return None
     return Place(path, info.annotation, tree, False, info, None)
 

@@ -35,6 +35,7 @@ class House:
             backchannel_logout_uri=f"http://127.0.0.1:{port}/oauth2/backchannel_logout",
         )
         self.provider = Provider(path="/realms/demo", clients=[self._client])
+        self.provider.offer_users = True
         self._origins = origins
         self.app: App | None = None
 

@@ -52,7 +52,7 @@ class App:
         )
         self._upstreams = {name: Upstream(settings) for name, settings in config.upstreams.items()}
         gateway = Gateway(
-            routes=policy.compile_routes(config.routes),
+            routes=policy.compile_routes(config.routes, [origin.host for origin in config.public_url]),
             sessions=self._sessions,
             login=login,
             cookies=cookies,

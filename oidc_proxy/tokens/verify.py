@@ -6,7 +6,7 @@ import base64
 import hashlib
 import hmac
 import re
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ class VerifiedClaims(msgspec.Struct, frozen=True):
     def issuer(self) -> str:
         return str(self.values["iss"])
 
-    def only(self, names: Set[str]) -> VerifiedClaims:
+    def only(self, names: Collection[str]) -> VerifiedClaims:
         """The same proof about fewer claims: these, besides `iss` and `sub`."""
         return VerifiedClaims({name: value for name, value in self.values.items() if name in {*names, "iss", "sub"}})
 

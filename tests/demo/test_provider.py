@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -12,7 +13,7 @@ import pytest
 
 from oidc_proxy.demo.keys import b64
 from oidc_proxy.demo.provider import Provider
-from tests.demo.app import CALLBACK, VERIFIER, App, back, claims_of
+from tests.demo.app import APP, CALLBACK, VERIFIER, App, back, claims_of
 from tests.world import Browser, Clock, running_provider
 
 # ── discovery and keys ──
@@ -257,3 +258,36 @@ async def test_the_id_token_hint_names_who_must_be_signed_in(app: App, clock: Cl
     assert "code" in back(await app.browser.get(app.url(prompt="none", id_token_hint=hint)))
     app.browser.cookies.clear("demo_sso")
     assert (await app.sign_in("bob", id_token_hint=hint))["error"] == "login_required"
+
+
+async def test_rs_3_a_client_may_be_spared_the_iss_parameter(app: App, provider: Provider) -> None:
+    provider.register(replace(APP, iss_in_response=False))
+    assert "iss" not in await app.sign_in()
+
+
+async def test_a_request_without_state_gets_none_back(app: App) -> None:
+    assert "state" not in await app.sign_in(state=None)
+
+
+async def test_an_issuer_with_a_slash_at_its_end(clock: Clock) -> None:
+    async with running_provider(path="/app/", clients=(APP,), clock=clock) as provider, Browser(clock=clock) as browser:
+        assert provider.issuer.endswith("/app/")
+        document = (await browser.get(provider.discovery_url)).json()
+        assert provider.discovery_url.endswith("/app/.well-known/openid-configuration")
+        assert document["issuer"] == provider.issuer
+        assert document["token_endpoint"] == f"{provider.issuer}token"
+
+
+async def test_the_demo_offers_its_people(app: App, provider: Provider) -> None:
+    assert "/staff/sales" not in (await app.browser.get(app.url())).text
+    provider.offer_users = True
+    assert "/staff/sales" in (await app.browser.get(app.url())).text
+
+
+async def test_requests_are_remembered_in_order_and_not_for_ever(clock: Clock) -> None:
+    async with running_provider(clients=(APP,), clock=clock, remember=3) as provider, Browser(clock=clock) as browser:
+        for number in range(5):
+            await browser.get(f"{provider.issuer}/x/{number}?a=b")
+        assert [(call.path, call.query) for call in provider.requests] == [
+            (f"/x/{number}", [("a", "b")]) for number in (2, 3, 4)
+        ]

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 import pytest
 
 from oidc_proxy.demo.directory import Lifetimes
+from oidc_proxy.demo.ledger import Ledger, Page
 from oidc_proxy.demo.provider import Provider
 from tests.demo.app import APP, CALLBACK, CHALLENGE, SECRET, VERIFIER, App, authorization, claims_of, refused
 from tests.world import Clock, shared_keys
@@ -63,7 +64,7 @@ async def test_the_code_of_another_client_is_refused(app: App) -> None:
 
 async def test_a_verifier_without_a_challenge_is_refused(app: App, provider: Provider) -> None:
     provider.register(replace(APP, require_pkce=False))
-    bare: dict[str, str | None] = {"code_challenge": None, "code_challenge_method": None}
+    bare: Any = {"code_challenge": None, "code_challenge_method": None}
     refused(await app.exchange((await app.sign_in(**bare))["code"]), "invalid_grant")
     assert (await app.exchange((await app.sign_in(**bare))["code"], code_verifier=None)).status == 200
 
@@ -218,13 +219,10 @@ async def test_revocation_checks_the_client_but_not_whether_the_token_exists(app
     assert (await app.token({"token": "unknown"}, endpoint="revoke")).status == 200
     refused(await app.token({}, endpoint="revoke"), "invalid_request")
     token = (await app.tokens())["refresh_token"]
-    refused(
-        await app.token({"token": token}, endpoint="revoke", basic=authorization("app", "x")), "invalid_client", 401
-    )
-    refused(
-        await app.token({"token": token, "client_id": "poster", "client_secret": "x"}, endpoint="revoke", basic=""),
-        "invalid_token",
-    )
+    wrong = await app.token({"token": token}, endpoint="revoke", basic=authorization("app", "x"))
+    refused(wrong, "invalid_client", 401)
+    poster = {"token": token, "client_id": "poster", "client_secret": "x"}
+    refused(await app.token(poster, endpoint="revoke", basic=""), "invalid_token")
     assert (await app.refresh(token)).status == 200
 
 
@@ -246,3 +244,22 @@ def test_shared_keys_are_not_shared_rings() -> None:
     ring = shared_keys().copy()
     ring.rotate(ring.current)
     assert shared_keys().retired == []
+
+
+async def test_a_client_without_refresh_tokens_and_tokens_without_openid(app: App, provider: Provider) -> None:
+    first = await app.tokens()
+    narrowed = (await app.refresh(first["refresh_token"], scope="profile")).json()
+    assert (narrowed["scope"], "id_token" in narrowed) == ("profile", False)
+    provider.register(replace(APP, refresh_tokens=False))
+    assert "refresh_token" not in await app.tokens()
+
+
+def test_what_has_long_expired_is_forgotten_once_there_is_much() -> None:
+    ledger = Ledger()
+    for number in range(10_000):
+        ledger.add_page(Page(browser="b", request=None, expires_at=number), 0)
+    kept = ledger.add_page(Page(browser="b", request="r", expires_at=20_000), 9_990)
+    assert len(ledger.pages) == 11
+    found = ledger.take_page(kept, "b", 9_990)
+    assert found is not None
+    assert found.request == "r"

@@ -157,10 +157,9 @@ class RedisServer:
         return entries
 
     def files(self) -> dict[str, bytes]:
-        """What a persistent server has written to disk, by file name."""
-        return {str(path.relative_to(self.folder)): path.read_bytes() for path in self.folder.rglob("*.*of*")} | {
-            path.name: path.read_bytes() for path in self.folder.glob("*.rdb")
-        }
+        """What it has written to disk (data of a persistent server, its log), by name."""
+        written = (path for path in self.folder.rglob("*") if path.is_file() and path.name != "redis.conf")
+        return {str(path.relative_to(self.folder)): path.read_bytes() for path in written}
 
     async def command_stats(self) -> dict[str, int]:
         """How often each command was called since the start or the last `reset`, such as `{"get": 3}`."""

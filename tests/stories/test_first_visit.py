@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
-import pytest
-
 from tests.gateway import running_world
 from tests.world import Page
 

@@ -131,7 +131,7 @@ class Upstream:
 
 
 def _forsake(connection: Connection, answer: asyncio.Future[UpstreamResponse]) -> None:
-    """Nobody waits for the answer any more. It may have come in the same moment; the connection may then serve others."""
+    """Nobody waits for the answer any more. It may have come in that very moment, and the connection serve others."""
     if answer.cancelled():
         connection.close()
     elif answer.exception() is None:
