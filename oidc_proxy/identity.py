@@ -12,12 +12,15 @@ import msgspec
 from pydantic import Field, field_validator
 
 from .errors import LoginFault
-from .messages import HOP_BY_HOP, HeaderPlan
+from .messages import HOP_BY_HOP, HeaderPlan, canonical_name
 from .tokens import VerifiedClaims
 from .values import ByteSize, Settings
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_RESERVED = HOP_BY_HOP | {"host", "cookie", "set-cookie", "authorization", "content-type", "content-encoding"}
+_RESERVED = HOP_BY_HOP | {
+    "host", "cookie", "set-cookie", "authorization", "content-type", "content-encoding", "x-request-id",
+    "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port",
+}  # fmt: skip
 
 
 class IdentitySettings(Settings):
@@ -80,9 +83,14 @@ class IdentitySettings(Settings):
     @field_validator("headers")
     @classmethod
     def _usable_names(cls, headers: dict[str, str]) -> dict[str, str]:
-        for name in headers:
-            if not _TOKEN.fullmatch(name) or name.lower() in _RESERVED:
+        folded: dict[str, str] = {}
+        for name, source in headers.items():
+            if not _TOKEN.fullmatch(name) or canonical_name(name) in _RESERVED:
                 raise ValueError(f"“{name}” cannot carry an identity; write a header name such as X-Forwarded-User")
+            if canonical_name(name) in folded:
+                raise ValueError(f"many backends cannot tell “{folded[canonical_name(name)]}” from “{name}”; keep one")
+            folded[canonical_name(name)] = name
+            claim_path(source)
         return headers
 
     @field_validator("user_claims", "groups_claims", "roles_claims")
@@ -114,7 +122,7 @@ def claim_path(text: str) -> tuple[str, ...]:
     position = 0
     while position < len(text) or not parts:
         found = _PATH_PART.match(text, position)
-        if not found or (found.end() == len(text) and text.endswith(".") and not text.endswith('"')):
+        if not found or (found.end() == len(text) and text.endswith(".")):
             raise ValueError(
                 f"“{text}” is not a claim path; write parts with dots between them, dotted parts in quotes"
             )
@@ -160,16 +168,22 @@ def _text(claims: Mapping[str, Any], path: str) -> str | None:
     return None
 
 
+def _believed(claims: VerifiedClaims, settings: IdentitySettings) -> Mapping[str, Any]:
+    """The claims, without an e-mail address that the provider did not verify: whoever writes it there chooses it."""
+    if claims.get("email_verified") is True or settings.trust_unverified_email:
+        return claims.values
+    return {name: value for name, value in claims.values.items() if name != "email"}
+
+
 def identify(claims: VerifiedClaims, settings: IdentitySettings) -> Identity:
     """Who these claims say the user is."""
-    values = claims.values
-    verified = values.get("email_verified") is True or settings.trust_unverified_email
+    values = _believed(claims, settings)
     named = (_text(values, path) for path in settings.user_claims)
     return Identity(
         issuer=claims.issuer,
         subject=claims.subject,
         user=next((name for name in named if name), claims.subject),
-        email=_text(values, "email") if verified else None,
+        email=_text(values, "email"),
         preferred_username=_text(values, "preferred_username"),
         groups=_words(values, settings.groups_claims),
         roles=_words(values, settings.roles_claims),
@@ -233,9 +247,9 @@ def _header_value(
         case "roles":
             return _list(name, identity.roles, settings)
         case path:
-            words = _words(claims.values, (path,))
-            text = _text(claims.values, path)
-            return _encode(name, text, settings) if text is not None else _list(name, words, settings)
+            values = _believed(claims, settings)
+            text = _text(values, path)
+            return _encode(name, text, settings) if text is not None else _list(name, _words(values, (path,)), settings)
 
 
 def _list(name: str, items: frozenset[str] | set[str], settings: IdentitySettings) -> bytes | None:

@@ -74,7 +74,7 @@ class RequestHead:
     request_id: str
 
 
-_AUTHORITY = re.compile(r"(\[[^\]]*\]|[^:]*)((?::\d{1,5})?)")
+_AUTHORITY = re.compile(r"(\[[^\]]*\]|[^:]*)((?::\d{1,5})?)", re.ASCII)
 _TARGET = re.compile(r"/[!\"$-~]*")  # printable ASCII without "#": RFC 9112 §3.2.1 knows no fragment
 
 
@@ -107,7 +107,8 @@ class Origins:
 
 
 def _canonical_authority(text: str) -> str:
-    parts = _AUTHORITY.fullmatch(text)
+    # What is not ASCII is no Host (RFC 3986 §3.2.2), though IDNA could make one of it.
+    parts = _AUTHORITY.fullmatch(text) if text.isascii() else None
     try:
         return f"{canonical_host(parts[1])}{parts[2]}" if parts else ""
     except ValueError:
@@ -119,27 +120,32 @@ def client_address(peer: str, forwarded_for: Iterable[str], trusted: Sequence[Ne
 
     ``forwarded_for`` are the values of all X-Forwarded-For lines, in order. A malformed entry ends the walk.
     """
-    if not _is_trusted(peer, trusted):
-        return peer
     client = peer
-    for entry in reversed([part.strip() for line in forwarded_for for part in line.split(",")]):
-        try:
-            client = str(ipaddress.ip_address(entry))
-        except ValueError:
+    for entry in reversed([part.strip(" \t") for line in forwarded_for for part in line.split(",")]):
+        address = _address(entry) if _is_trusted(client, trusted) else None
+        if address is None:
             return client
-        if not _is_trusted(client, trusted):
-            return client
+        client = str(address)
     return client
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address, an IPv4 one also where it is written as IPv6 (RFC 4291 §2.5.5.2); None for anything else."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    # A zone may be any text, and says nothing to another host (RFC 4007 §11.2).
+    return None if address.scope_id else address.ipv4_mapped or address
 
 
 def _is_trusted(address: str, trusted: Sequence[Network]) -> bool:
     if not trusted:
         return False
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    return any(parsed in network for network in trusted)
+    parsed = _address(address.partition("%")[0])
+    return parsed is not None and any(parsed in network for network in trusted)
 
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{7,127}")
@@ -240,6 +246,7 @@ class OwnCookies:
         self._login = f"{name}_login_"
         self._hint = name.encode().lower()
         self._owns = re.compile(re.escape(name.encode()) + rb"(_login_[^=]*)?", re.IGNORECASE)
+        self._made = re.compile(re.escape(name.encode()) + rb"(_login_[A-Za-z0-9_-]+)?")
 
     def login(self, suffix: str) -> str:
         """The name of the cookie of one sign-in."""
@@ -249,8 +256,8 @@ class OwnCookies:
         return name.startswith(self._login)
 
     def owns(self, pair: bytes) -> bool:
-        """Whether a ``name=value`` is ours, in any case (browsers match the prefixes without regard to it)."""
-        return self._owns.fullmatch(pair.strip(b" \t").partition(b"=")[0]) is not None
+        """Whether a ``name=value`` is ours as a browser could take it: in any case, with white space around the name."""
+        return self._owns.fullmatch(pair.partition(b"=")[0].strip(b" \t")) is not None
 
     def read(self, raw_headers: RawHeaders) -> dict[str, str]:
         """Our cookies by name. One that comes twice is not there: neither can be told to be ours."""
@@ -258,10 +265,11 @@ class OwnCookies:
         twice: set[str] = set()
         for header, line in raw_headers:
             if len(header) == 6 and header.lower() == b"cookie" and self._hint in line.lower():
-                for pair in filter(self.owns, line.split(b";")):
+                for pair in line.split(b";"):
                     name, _, value = pair.strip(b" \t").decode("latin-1").partition("=")
-                    twice |= {name} & found.keys()
-                    found[name] = value
+                    if self._made.fullmatch(name.encode("latin-1")):
+                        twice |= {name} & found.keys()
+                        found[name] = value
         return {name: value for name, value in found.items() if name not in twice}
 
     def strip(self, line: bytes) -> bytes:
@@ -292,9 +300,14 @@ NEVER_FROM_CLIENTS = frozenset({
     "forwarded", "x-real-ip", "true-client-ip", "cf-connecting-ip", "x-client-ip", "x-cluster-client-ip",
     "fastly-client-ip", "x-remote-user", "remote-user", "x-remote-email", "x-remote-groups", "x-access-token",
     "x-id-token", "x-rewrite-url", "x-original-url", "x-original-uri", "x-original-method", "x-original-host",
-    "x-http-method-override", "x-method-override", "x-http-method", "x-request-id",
+    "x-http-method-override", "x-method-override", "x-http-method", "x-request-id", "x-forwarded", "proxy",
 })  # fmt: skip
-"""Headers by which some backend would let the client choose its identity, address, path or method."""
+"""Headers by which some backend would let the client choose its identity, address, path, method or (CGI) proxy."""
+
+NEVER_FROM_BACKENDS = frozenset({
+    "authorization", "forwarded", "x-real-ip", "x-remote-user", "remote-user", "x-request-id",
+})  # fmt: skip
+"""Headers of requests, which a backend can only be repeating, with what they say of the user; and our own."""
 
 NEVER_PREFIXES = ("x-forwarded-", "x-auth-request-")
 
@@ -310,20 +323,23 @@ class HeaderFilter:
     """Decides which of the client's headers go on. ``names`` are the identity headers that we announce ourselves."""
 
     def __init__(self, names: Iterable[str], own_cookies: OwnCookies, *, keep_authorization: bool = False) -> None:
-        dropped = {canonical_name(name) for name in names} | NEVER_FROM_CLIENTS | HOP_BY_HOP | {"host"}
+        announced = frozenset(canonical_name(name) for name in names)
+        dropped = announced | NEVER_FROM_CLIENTS | HOP_BY_HOP | {"host"}
         self._dropped = dropped if keep_authorization else dropped | {"authorization"}
-        self._announced = frozenset(canonical_name(name) for name in names)
+        self._dropped_from_response = announced | NEVER_FROM_BACKENDS
         self._own_cookies = own_cookies
-        self._drops = lru_cache(4096)(self._decide)
-        self._drops_from_response = lru_cache(4096)(self._decide_response)
+        # Names may be as long as the listener lets headers be, so not too many are remembered.
+        self._drops = lru_cache(512)(self._decide)
+        self._drops_from_response = lru_cache(512)(self._decide_response)
 
     def _decide(self, name: bytes) -> bool:
         text = canonical_name(name.decode("latin-1"))
         return text in self._dropped or text.startswith(NEVER_PREFIXES)
 
     def _decide_response(self, name: bytes) -> bool:
-        text = name.decode("latin-1").lower()
-        return text in HOP_BY_HOP or canonical_name(text) in self._announced
+        exact = name.decode("latin-1").lower()
+        text = canonical_name(exact)
+        return exact in HOP_BY_HOP or text in self._dropped_from_response or text.startswith(NEVER_PREFIXES)
 
     def to_backend(self, raw_headers: RawHeaders) -> list[tuple[bytes, bytes]]:
         """The client's headers that may go on, byte for byte and in order.
@@ -343,13 +359,17 @@ class HeaderFilter:
         return kept
 
     def to_client(self, raw_headers: RawHeaders) -> list[tuple[bytes, bytes]]:
-        """The backend's headers that may go on: without hop-by-hop ones, identity headers, and cookies of our names."""
+        """The backend's headers that may go on: without hop-by-hop ones, identity headers, and cookies of our names.
+
+        A cookie that has no name but the value ``x=y`` comes back as ``x=y``, and so counts as called ``x``.
+        """
         kept, drops, nominated = [], self._drops_from_response, nominated_by_connection(raw_headers)
         for name, value in raw_headers:
             if drops(name) or (nominated and name.lower() in nominated):
                 continue
-            if len(name) == 10 and name.lower() == b"set-cookie" and self._own_cookies.owns(value.partition(b";")[0]):
-                continue
+            if len(name) == 10 and name.lower() == b"set-cookie":
+                if self._own_cookies.owns(value.partition(b";")[0].lstrip(b" \t=")):
+                    continue
             kept.append((name, value))
         return kept
 

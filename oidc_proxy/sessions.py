@@ -153,6 +153,9 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True):
     seen_at: Instant
     ends_at: Instant
 
+    def __repr__(self) -> str:
+        return f"Session(created_at={self.created_at}, ends_at={self.ends_at})"
+
     def touched(self, now: Instant) -> Session:
         """The same session, in use at ``now``."""
         return msgspec.structs.replace(self, seen_at=now)
@@ -220,6 +223,8 @@ class Unreadable(ValueError):
 
 
 def _seal(key: bytes, nonce: bytes, plain: bytes, bound_to: bytes) -> bytes:
+    if len(nonce) != NONCE_BYTES:
+        raise ValueError(f"a nonce takes {NONCE_BYTES} random bytes")
     return nonce + AESGCM(key).encrypt(nonce, plain, bound_to)
 
 
@@ -276,10 +281,11 @@ class LoginSealer:
     def seal(self, login: PendingLogin, nonce: bytes) -> str:
         """The cookie's value: when the sign-in began, and the rest sealed. ``nonce`` is 12 fresh random bytes."""
         began = str(login.started_at)
+        here = _origin(login.redirect_uri)
         compact = _CompactLogin(
             nonce=_unbase64(login.nonce),
             verifier=_unbase64(login.verifier),
-            return_to=login.return_to.removeprefix(_origin(login.redirect_uri)),
+            return_to=login.return_to.removeprefix(here) if login.return_to.startswith(f"{here}/") else login.return_to,
             issuer="" if login.issuer == self._issuer else login.issuer,
         )
         sealed = _seal(self._keys[0], nonce, _records.encode(compact), _login(login.state, began, login.redirect_uri))

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from fractions import Fraction
 from typing import Any, ClassVar, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -89,19 +90,19 @@ class Secret(_Word):
         return hash((Secret, self._value))
 
 
-def _sum_of_units(text: Any, units: Mapping[str, float], what: str, example: str) -> float:
-    """Read ``1h30m`` or ``1.5MiB``: numbers, each followed by one of the units."""
+def _sum_of_units(text: Any, units: Mapping[str, float], what: str, example: str) -> Fraction:
+    """Read ``1h30m`` or ``1.5MiB``: numbers, each followed by one of the units. Exact, whatever floats would make."""
     if isinstance(text, bool) or not isinstance(text, str | int) or (isinstance(text, int) and text != 0):
         raise ValueError(f"must be {what} with its unit, such as {example}")
-    parts = re.findall(r"(\d{1,15}(?:\.\d{1,6})?)([A-Za-z]+)", str(text))
+    parts = re.findall(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)([A-Za-z]+)", str(text))
     if text in {0, "0"}:
-        return 0
+        return Fraction(0)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise ValueError(f"must be {what} with its unit, such as {example}")
     unknown = [unit for _, unit in parts if unit not in units]
     if unknown:
         raise ValueError(f"has the unknown unit “{unknown[0]}”; write one of {', '.join(units)}, as in {example}")
-    return sum(float(number) * units[unit] for number, unit in parts)
+    return sum((Fraction(number) * Fraction(str(units[unit])) for number, unit in parts), Fraction(0))
 
 
 class Duration(float, _Word):
@@ -162,7 +163,8 @@ class ByteSize(int, _Word):
 
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_ORIGIN = re.compile(r"(https?)://(\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]\\]+)(?::(\d{1,5}))?/?", re.IGNORECASE)
+_ORIGIN = re.compile(r"(https?)://(\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]\\]+)(?::([0-9]{1,5}))?/?", re.IGNORECASE)
+_BRACKETED = re.compile(r"\[([0-9A-Fa-f:.]+)\]")
 _HOST = re.compile(r"(?!.*\.\.)[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
 
 
@@ -171,8 +173,8 @@ def canonical_host(text: str) -> str:
 
     Raises ValueError when it is no host.
     """
-    if text.startswith("["):
-        return f"[{ipaddress.IPv6Address(text[1:-1])}]"
+    if bracketed := _BRACKETED.fullmatch(text):
+        return f"[{ipaddress.IPv6Address(bracketed[1])}]"
     try:
         host = text.removesuffix(".").encode("idna").decode("ascii").lower()
     except UnicodeError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -17,6 +18,8 @@ USAGE = 2
 """What argparse exits with for a command line that it cannot read."""
 BAD_CONFIGURATION = 78
 """EX_CONFIG of sysexits.h."""
+INTERRUPTED = 130
+"""As shells report a process that SIGINT ended."""
 
 COMMANDS = {
     "serve": "run the gateway",
@@ -34,6 +37,7 @@ exit status:
   {FAILED}   it did not work, or the answer is no
   {USAGE}   the command line cannot be read
   {BAD_CONFIGURATION}  the configuration has problems; all of them are printed
+  {INTERRUPTED} interrupted from the keyboard
 
 examples:
   oidc-proxy demo
@@ -73,9 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     options = _command_line(words).parse_args(words)
     try:
-        return int(options.run(options))
+        status = int(options.run(options))
+        sys.stdout.flush()
     except BrokenPipeError:
-        sys.stderr.close()
+        # Whoever read the output went away. Nothing must be written any more, not even by the interpreter at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
+    return status

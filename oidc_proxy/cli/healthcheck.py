@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
     """0 when the gateway says that it is ready, 1 when it does not, 78 when the configuration cannot be read."""
     address = options.address
     if address is None:
-        config = config_or_none(options)
+        config = config_or_none(options, warn=False)
         if config is None:
             return BAD_CONFIGURATION
         if config.admin.address is None:

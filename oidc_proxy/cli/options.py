@@ -65,10 +65,11 @@ def loaded_config(options: argparse.Namespace) -> Loaded[Config]:
     return read_config(config_files(options.config), os.environ, dict(options.set))
 
 
-def config_or_none(options: argparse.Namespace) -> Config | None:
+def config_or_none(options: argparse.Namespace, *, warn: bool = True) -> Config | None:
     """The configuration; errors and warnings go to standard error. None, when there are errors, asks for status 78."""
     loaded = loaded_config(options)
-    print_problems(loaded.problems, options)
+    if warn or loaded.errors:
+        print_problems(loaded.problems, options)
     return loaded.settings
 
 

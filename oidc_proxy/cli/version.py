@@ -9,6 +9,9 @@ import platform
 from oidc_proxy import __version__
 from oidc_proxy.cli import OK
 
+PARTS = ("aiohttp", "authlib", "cryptography", "hiredis", "httptools", "joserfc", "pydantic", "redis", "uvloop")
+"""What the gateway runs on, by the names of the distributions."""
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -25,17 +28,7 @@ def _facts() -> dict[str, object]:
     from importlib.metadata import PackageNotFoundError, version
 
     parts: dict[str, str | None] = {}
-    for name in (
-        "aiohttp",
-        "authlib",
-        "cryptography",
-        "hiredis",
-        "httptools",
-        "joserfc",
-        "pydantic",
-        "redis",
-        "uvloop",
-    ):
+    for name in PARTS:
         try:
             parts[name] = version(name)
         except PackageNotFoundError:

@@ -8,7 +8,7 @@ a variable holds can never become structure.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -29,6 +29,8 @@ class Scalar:
     value: Any
     mark: Mark
     literal: bool = True
+    text: str = ""
+    """How it is written, where it is no text."""
 
 
 @dataclass(slots=True)
@@ -63,19 +65,6 @@ def plain(tree: Tree) -> Any:
             return [plain(value) for value in tree.values]
         case Scalar():
             return tree.value
-
-
-def scalars(tree: Tree) -> Iterator[Scalar]:
-    """Every value in the tree."""
-    match tree:
-        case Section():
-            for value in tree.values.values():
-                yield from scalars(value)
-        case Items():
-            for value in tree.values:
-                yield from scalars(value)
-        case Scalar():
-            yield tree
 
 
 def merge(lower: Tree, upper: Tree) -> Tree:
@@ -159,7 +148,7 @@ class _Reader:
         if node.tag == _PLAIN:
             value = core_scalar(node.value)
             if not isinstance(value, str):
-                return Scalar(value, mark)
+                return Scalar(value, mark, text=node.value)
         return self.text(node.value, mark, path)
 
     def section(self, node: yaml.MappingNode, mark: Mark, path: tuple[str, ...]) -> Section:

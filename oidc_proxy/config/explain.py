@@ -26,14 +26,13 @@ class Place:
     tree: Tree
     present: bool
     info: FieldInfo | None
-    key_mark: Mark | None
     chosen: bool = False
     """Whether the name of a union's member has been passed, so that the next part is a key."""
 
 
 def locate(root: type[BaseModel], tree: Tree, parts: Iterable[str | int]) -> Place:
     """Follow pydantic's ``loc``. Parts that are neither key nor setting (a union's members) are passed over."""
-    place = Place((), root, tree, True, None, None)
+    place = Place((), root, tree, True, None)
     for part in parts:
         place = _step(place, part) or place
     return place
@@ -45,22 +44,20 @@ def _step(place: Place, part: str | int) -> Place | None:
         return replace(place, chosen=True)
     if isinstance(part, int):
         if place.present and isinstance(tree, Items) and part < len(tree.values):
-            return Place(path, fields.item(place.kind), tree.values[part], True, place.info, None)
+            return Place(path, fields.item(place.kind), tree.values[part], True, place.info)
         return None
     if place.present and isinstance(tree, Section) and part in tree.values:
         info = fields.field(place.kind, part, tree)
         kind = fields.child(place.kind, part, tree)
-        return Place(path, kind, tree.values[part], True, info or place.info, tree.keys[part])
+        return Place(path, kind, tree.values[part], True, info or place.info)
     info = fields.field(place.kind, part, tree)
     if info is None:
         return None
-    return Place(path, info.annotation, tree, False, info, None)
+    return Place(path, info.annotation, tree, False, info)
 
 
-def position(place: Place, *, key: bool = False) -> Mark:
-    """The mark of the value, of the key, or of the start of the section that lacks it."""
-    if key and place.key_mark is not None:
-        return place.key_mark
+def position(place: Place) -> Mark:
+    """The mark of the value, or of the start of the section that lacks it."""
     mark = place.tree.mark
     if place.present:
         return mark
@@ -77,7 +74,7 @@ def _value_text(place: Place) -> str | None:
     quotable = place.present and isinstance(tree, Scalar) and tree.literal and not fields.secret(place.kind)
     if not quotable or sounds_secret(place.path[-1] if place.path else ""):
         return None
-    return str(tree.value).lower() if isinstance(tree.value, bool) else str(tree.value)  # type: ignore[union-attr]
+    return tree.text or str(tree.value)  # type: ignore[union-attr]
 
 
 def _wrong_value(place: Place, error: Mapping[str, Any]) -> Wording:
@@ -117,10 +114,6 @@ def _missing(place: Place, error: Mapping[str, Any]) -> Wording:
     name = place.path[-1]
     example = next(iter(place.info.examples or ()), None) if place.info else None
     return "E104", "is missing", f"add “{name}: {example}”" if isinstance(example, str) else f"add “{name}: …”"
-
-
-def _unknown_key(place: Place, error: Mapping[str, Any]) -> Wording:
-    return "E110", "unknown key", ""
 
 
 def _not_one_of(place: Place, error: Mapping[str, Any]) -> Wording:
@@ -181,7 +174,6 @@ _NETWORK = _says("E102", "must be an address or a network such as 10.0.0.0/8, wi
 
 WORDINGS: dict[str, Callable[[Place, Mapping[str, Any]], Wording]] = {
     "missing": _missing,
-    "extra_forbidden": _unknown_key,
     "value_error": _wrong_value,
     "assertion_error": _wrong_value,
     "string_type": _not_text,

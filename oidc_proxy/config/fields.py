@@ -33,13 +33,6 @@ def members(kind: Kind) -> list[Kind]:
     return [] if kind in (None, type(None)) else [kind]
 
 
-def optional(kind: Kind) -> bool:
-    """Whether null is among the values."""
-    if _origin(kind) is Annotated:
-        return optional(get_args(kind)[0])
-    return any(part in (None, type(None)) for part in get_args(kind))
-
-
 def models(kind: Kind, tree: Tree | None = None) -> list[type[BaseModel]]:
     """The settings classes that a section there may be; only the one that the section chooses by its ``type``."""
     found = [member for member in members(kind) if isinstance(member, type) and issubclass(member, BaseModel)]
@@ -103,11 +96,9 @@ def names(kind: Kind, tree: Tree | None = None) -> list[str]:
     return list(dict.fromkeys(name for model in models(kind, tree) for name in model.model_fields))
 
 
-def child(kind: Kind, part: str | int, tree: Tree | None = None) -> Kind:
-    """The type at a key or index of a value there; None when there is nothing."""
-    if isinstance(part, int):
-        return item(kind)
-    info = field(kind, part, tree)
+def child(kind: Kind, key: str, tree: Tree | None = None) -> Kind:
+    """The type of the value at a key of a section there; None when there can be none."""
+    info = field(kind, key, tree)
     return info.annotation if info else entry(kind)
 
 

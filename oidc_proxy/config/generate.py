@@ -198,7 +198,7 @@ def _tables(root: type[BaseModel]) -> Iterator[str]:
         section = "" if len(path) == 1 else path[0]
         if len(path) == 1:
             heads[path[0]] = info.description or ""
-        if len(path) > 1 or not fields.models(info.annotation):
+        if len(path) > 1 or not fields.models(info.annotation) or fields.written(info) is not info.annotation:
             sections.setdefault(section, []).append(_row(key, info))
     for name, rows in sections.items():
         title, text = (f"`{name}`", heads[name]) if name else ("The top level", "")

@@ -105,7 +105,6 @@ def _put(
     """Put one text at its place, making the sections on the way; the classes say whether it stays text."""
     mark = Mark(source)
     kind: fields.Kind = root
-    section = tree
     for depth, word in enumerate(words):
         inner = fields.child(kind, word) if word else None
         if inner is None:
@@ -113,15 +112,20 @@ def _put(
             problems.append(Problem("E111", ".".join(words[: depth + 1]), "names no setting", hint, mark))
             return
         kind = inner
-        if depth < len(words) - 1:
-            below = section.values.get(word)
-            if not isinstance(below, Section):
-                below = Section(mark)
-                section.put(word, mark, below)
-            section = below
     value = _value(kind, text, source, problems)
     if value is not None:
-        section.put(words[-1], mark, value)
+        _section_for(tree, words[:-1], mark).put(words[-1], mark, value)
+
+
+def _section_for(section: Section, words: tuple[str, ...], mark: Mark) -> Section:
+    """The section at the path, made where there is none."""
+    for word in words:
+        below = section.values.get(word)
+        if not isinstance(below, Section):
+            below = Section(mark)
+            section.put(word, mark, below)
+        section = below
+    return section
 
 
 def _value(kind: fields.Kind, text: str, source: Source, problems: list[Problem]) -> Tree | None:
@@ -159,7 +163,7 @@ def _complete_at(kind: fields.Kind, tree: Tree, path: tuple[str, ...], problems:
             _read_twin(tree, key, file_key, path, problems)
     elif tree.value is not None and (fields.secret(kind) or sounds_secret(path[-1])):
         tree.mark.source.hide(tree.mark)
-        if tree.mark.source.is_file and tree.literal and fields.secret(kind):
+        if tree.mark.source.is_file and tree.literal and fields.secret(kind) and isinstance(tree.value, str):
             problems.append(_literal_secret(".".join(path), tree.mark))
     elif isinstance(tree.value, str) and tree.value and fields.is_path(kind):
         tree.value = _resolved(tree)

@@ -72,6 +72,7 @@ class Exchange:
     decision: str = ""
     reason: str = ""
     user: str = ""
+    account: str = ""
     status: int = 0
     bytes_out: int = 0
     upstream_status: int = 0
@@ -190,7 +191,9 @@ class Gateway:
         exchange.route = route.name
         signed_in = await self._who(route, head)
         if signed_in is not None:
-            exchange.user = signed_in.identity.subject
+            identity = signed_in.identity
+            exchange.user = identity.subject
+            exchange.account = identity.preferred_username or identity.email or identity.user
         match policy.decide(route, signed_in.identity if signed_in else None):
             case Allow():
                 exchange.decision = "allow"
@@ -330,7 +333,7 @@ class Gateway:
             self._telemetry.audit("access.denied", client_ip=head.client, sub=exchange.user, path=head.path, **fields)
         if head is None:
             return pages.problem(error, request_id=exchange.request_id)
-        return self._failure_for(head, error, exchange.user)
+        return self._failure_for(head, error, exchange.account)
 
     def _failure_for(self, head: RequestHead, error: ProxyError, account: str = "") -> Reply:
         if not is_navigation(head):

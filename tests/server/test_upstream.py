@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from oidc_proxy.errors import ProxyError, RequestFault, SettingsFault, UpstreamFault
 from oidc_proxy.server.upstream import Upstream, UpstreamResponse, UpstreamSettings
+from oidc_proxy.server.upstream.framing import _proven, request_head
 from oidc_proxy.server.upstream.settings import Address
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -382,7 +383,7 @@ async def test_responses_whole_and_then_the_next_request(name: str) -> None:
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.say(answer if peer.number == 0 else OK)
-        if peer.number == 0 and not reused and b"close" not in answer:
+        if peer.number == 0 and ("early-close" in name or name == "until-close"):
             return
         await peer.serve()
 
@@ -466,16 +467,21 @@ async def test_head_limits(name: str, head: bytes, works: bool, step: int) -> No
 )
 @story
 async def test_endless_chunk_framing_is_cut(endless: bytes) -> None:
+    sent = 0
+
     async def script(peer: Peer) -> None:
+        nonlocal sent
         await peer.head()
         await peer.say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + endless)
         filler = b"T: t\r\n" * 100 if endless.endswith(b"\n") else b"x" * 1000
-        for _ in range(100_000):
+        while True:
             await peer.say(filler)
+            sent += len(filler)
 
     async with backend(script) as it, upstream(it.url) as client:
         assert (await outcome(client))[-1] == "upstream_invalid_response"
         await it.peers[0].closed.wait()
+        assert sent < 10_000_000  # what the kernel buffers besides
 
 
 @story
@@ -656,11 +662,25 @@ async def test_both_directions_at_once() -> None:
             await peer.say(await peer.reader.readexactly(3))
         await peer.serve()
 
-    async with backend(script) as it, upstream(it.url, timeouts={"idle": "100ms", "response": "100ms"}) as client:
-        response = await client.send(b"POST", b"/", HOST, (pieces(*[b"abc"] * 10, pause=0.03), 30))
+    async with backend(script) as it, upstream(it.url, timeouts={"idle": "300ms", "response": "300ms"}) as client:
+        response = await client.send(b"POST", b"/", HOST, (pieces(*[b"abc"] * 10, pause=0.05), 30))
         assert await everything(response) == b"abc" * 10
         assert await get(client) == (200, b"ok")
         assert len(it.peers) == 1
+
+
+@story
+async def test_negative_length_is_refused() -> None:
+    async with backend(Peer.serve) as it, upstream(it.url) as client:
+        with pytest.raises(ValueError, match="negative"):
+            await client.send(b"POST", b"/", HOST, (pieces(), -1))
+        assert it.peers == []
+
+
+def test_header_names_are_remembered_within_bounds() -> None:
+    for number in range(10_000):
+        assert request_head(b"GET", b"/", [(b"X-%d" % number, b"")], None).endswith(b"\r\nX-%d: \r\n\r\n" % number)
+    assert len(_proven) < 5000
 
 
 # ── streams and back-pressure ──
@@ -776,23 +796,24 @@ async def test_slow_backend_stops_the_body_source() -> None:
 
 @story
 async def test_events_arrive_as_they_are_sent() -> None:
-    """F218: server-sent events, and `read` gives what is there."""
+    """F218: server-sent events: each is read before the backend sends the next."""
+    seen = asyncio.Event()
 
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         for _ in range(3):
             await peer.say(b"3\r\na\n\n\r\n")
-            await asyncio.sleep(0.05)
+            await seen.wait()
+            seen.clear()
         await peer.silent()
 
     async with backend(script) as it, upstream(it.url) as client:
         response = await client.send(b"GET", b"/", HOST)
         assert not response.ended
         for _ in range(3):
-            begun = time.monotonic()
             assert await response.read() == b"a\n\n"
-            assert time.monotonic() - begun < 0.1
+            seen.set()
         response.abort()
         await it.peers[0].closed.wait()
 
@@ -865,7 +886,7 @@ async def test_saturation() -> None:
         with pytest.raises(UpstreamFault) as caught:
             await get(client)
         assert caught.value.code == "upstream_saturated"
-        assert 0.08 < time.monotonic() - begun < 0.2
+        assert 0.09 < time.monotonic() - begun < 0.29
         assert await asyncio.gather(*slow) == [(200, b"ok")] * 2
         assert await asyncio.gather(*(get(client) for _ in range(50))) == [(200, b"ok")] * 50
         assert len(it.peers) == 2
@@ -918,6 +939,57 @@ async def test_waiter_that_is_cancelled_as_its_turn_comes_passes_the_connection_
                     task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
             assert all(result == (200, b"ok") for result in results[::2])
+        assert await get(client) == (200, b"ok")
+
+
+@story
+async def test_answer_that_comes_as_the_caller_leaves() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.say(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nab")
+        await peer.silent()
+
+    async with backend(script) as it, upstream(it.url, max_connections=1) as client:
+        for number in range(3):
+            sending = asyncio.create_task(client.send(b"GET", b"/", HOST))
+            while not any(connection._response for connection in client._pool.connections):
+                await asyncio.sleep(0)
+            sending.cancel()
+            await asyncio.wait([sending])
+            assert sending.cancelled()
+            async with asyncio.timeout(1):
+                await it.peers[number].closed.wait()
+
+
+@story
+async def test_place_that_comes_as_the_caller_leaves() -> None:
+    async with backend(Peer.serve) as it, upstream(it.url, max_connections=1) as client:
+        assert await get(client) == (200, b"ok")
+        for free in (client._pool.free, lambda connection: connection.close()):
+            taken = client._pool.take(0)
+            assert taken is not None
+            waiting = asyncio.create_task(get(client))
+            await asyncio.sleep(0)
+            free(taken)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+        assert client._pool.connections == set()
+        assert await get(client) == (200, b"ok")
+        assert len(it.peers) == 2
+
+
+@story
+async def test_fresh_connection_takes_the_place_of_an_idle_one() -> None:
+    async with backend(Peer.serve) as it, upstream(it.url, max_connections=1) as client:
+        assert await get(client) == (200, b"ok")
+        (idle,) = client._pool.connections
+        fresh = client._pool.take_fresh()
+        assert fresh is not None
+        assert fresh.fresh
+        assert idle.closed
+        assert client._pool.take_fresh() is None
+        fresh.close()
         assert await get(client) == (200, b"ok")
 
 
@@ -1005,13 +1077,25 @@ async def test_idle_connection_that_the_backend_closed_is_not_used(parting: byte
 
     async with backend(script) as it, upstream(it.url) as client:
         assert await get(client) == (200, b"ok")
-        await asyncio.sleep(0.05)
+        while client._pool.connections:
+            await asyncio.sleep(0.01)
         assert await get(client, method=b"POST") == (200, b"ok")
         assert (len(it.peers), len(it.heads)) == (2, 2)
 
 
+@story
+async def test_overdue_connection_is_not_used_even_if_it_is_still_open() -> None:
+    async with backend(Peer.serve) as it, upstream(it.url, timeouts={"keep_alive": "1ms"}) as client:
+        assert await get(client) == (200, b"ok")
+        await asyncio.sleep(0.01)
+        assert await get(client, method=b"POST") == (200, b"ok")
+        assert len(it.peers) == 2
+
+
 @pytest.mark.parametrize(
-    ("keep_alive", "hint"), [("100ms", b""), ("10s", b"Keep-Alive: max=5, timeout=1\r\n")], ids=["ours", "theirs"]
+    ("keep_alive", "hint"),
+    [("100ms", b""), ("10s", b"Keep-Alive: max=5, timeout=1\r\n")],
+    ids=["ours", "theirs"],
 )
 @story
 async def test_unused_connections_are_closed(keep_alive: str, hint: bytes) -> None:
@@ -1044,7 +1128,7 @@ async def test_no_response_in_time() -> None:
     async with backend(script) as it, upstream(it.url, timeouts={"response": "150ms"}) as client:
         begun = time.monotonic()
         assert await outcome(client) == ("upstream_timeout",)
-        assert 0.14 < time.monotonic() - begun < 0.4
+        assert 0.14 < time.monotonic() - begun < 1
         await it.peers[0].closed.wait()
 
 
@@ -1055,8 +1139,8 @@ async def test_response_time_starts_when_the_request_is_sent() -> None:
         await peer.reader.readexactly(10)
         await peer.say(OK)
 
-    async with backend(script) as it, upstream(it.url, timeouts={"response": "100ms"}) as client:
-        response = await client.send(b"POST", b"/", HOST, (pieces(*[b"a"] * 10, pause=0.03), 10))
+    async with backend(script) as it, upstream(it.url, timeouts={"response": "300ms"}) as client:
+        response = await client.send(b"POST", b"/", HOST, (pieces(*[b"a"] * 10, pause=0.05), 10))
         assert await everything(response) == b"ok"
 
 
@@ -1088,11 +1172,11 @@ async def test_pause_inside_the_body() -> None:
             await asyncio.sleep(0.06)
         await peer.silent()
 
-    async with backend(script) as it, upstream(it.url, timeouts={"idle": "150ms", "response": "100ms"}) as client:
+    async with backend(script) as it, upstream(it.url, timeouts={"idle": "250ms", "response": "200ms"}) as client:
         assert await outcome(client) == (200, b"OK", (), b"aaaaa", "upstream_timeout")
         await it.peers[0].closed.wait()
 
-    async with backend(script) as it, upstream(it.url, timeouts={"idle": "0", "response": "100ms"}) as client:
+    async with backend(script) as it, upstream(it.url, timeouts={"idle": "0", "response": "200ms"}) as client:
         response = await client.send(b"GET", b"/", HOST)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.7):
@@ -1112,7 +1196,7 @@ async def test_abort_closes_at_once() -> None:
     async with backend(script) as it, upstream(it.url) as client:
         response = await client.send(b"GET", b"/body", HOST)
         response.abort()
-        async with asyncio.timeout(0.2):
+        async with asyncio.timeout(1):
             await it.peers[0].closed.wait()
         with pytest.raises(UpstreamFault):
             await response.read()
@@ -1120,7 +1204,7 @@ async def test_abort_closes_at_once() -> None:
         sending = asyncio.create_task(client.send(b"POST", b"/", HOST, (pieces(b"a", b"b", pause=0.1), None)))
         await asyncio.sleep(0.15)
         sending.cancel()
-        async with asyncio.timeout(0.2):
+        async with asyncio.timeout(1):
             await it.peers[1].closed.wait()
 
 
@@ -1154,6 +1238,42 @@ async def test_connecting_takes_too_long() -> None:
         assert await outcome(client) == ("upstream_timeout",)
         async with asyncio.timeout(1):
             await it.peers[0].closed.wait()
+
+
+@story
+async def test_cancelled_while_connecting() -> None:
+    async with backend(Peer.silent) as it, upstream(it.url.replace("http:", "https:"), max_connections=1) as client:
+        for number in range(2):
+            sending = asyncio.create_task(get(client))
+            await asyncio.sleep(0.05)
+            sending.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await sending
+            async with asyncio.timeout(1):
+                await it.peers[number].closed.wait()
+
+
+@story
+async def test_connected_when_nobody_waits_any_more() -> None:
+    async with backend(Peer.silent) as it, upstream(it.url) as client:
+        connection = client._pool.take(0)
+        assert connection is not None
+        connection.close()
+        await client._open(connection)
+        async with asyncio.timeout(1):
+            while not it.peers:
+                await asyncio.sleep(0.01)
+            await it.peers[0].closed.wait()
+
+
+@story
+async def test_backend_that_closes_at_once() -> None:
+    async def script(peer: Peer) -> None:
+        peer.writer.transport.abort()
+
+    async with backend(script) as it, upstream(it.url, max_connections=1) as client:
+        for _ in range(20):
+            assert (await outcome(client))[0] in {"upstream_invalid_response", "upstream_unreachable"}
 
 
 @story

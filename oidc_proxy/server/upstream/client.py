@@ -79,7 +79,8 @@ class Upstream:
         while connection is None or connection.closed:
             if self._closed:
                 raise UpstreamFault("upstream_unreachable", "shutting down")
-            connection = await self._pool.wait(self._patience)
+            now = asyncio.get_running_loop().time()
+            connection = self._pool.take(now) or await self._pool.wait(self._patience)
         if connection.fresh:
             await self._connect(connection)
         return connection
@@ -97,6 +98,8 @@ class Upstream:
         except BaseException:
             connection.close()
             raise
+        if connection.closed:
+            raise UpstreamFault("upstream_unreachable", "the new connection was closed at once")
 
     async def _open(self, connection: Connection) -> None:
         loop, address = asyncio.get_running_loop(), self._address

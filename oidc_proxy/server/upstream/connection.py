@@ -221,6 +221,8 @@ class Connection(asyncio.Protocol):
         """The deadline has passed."""
         if self._answer is None and self._response is None:
             self.close()
+        elif self._paused:  # the backend may be waiting for our reader
+            self.deadline = self._loop.time() + self._response_time
         elif not self._sent:
             self.fail(UpstreamFault("upstream_timeout", "the backend did not take the request body in time"))
         elif self._response is None:
@@ -351,7 +353,6 @@ class Connection(asyncio.Protocol):
             self._finish(response)
         elif response._queued > QUEUE_LIMIT and not self._paused:
             self._paused = True
-            self.deadline = math.inf
             self._transport.pause_reading()
         else:
             self._await_backend()
