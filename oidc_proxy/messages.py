@@ -256,8 +256,15 @@ class OwnCookies:
         return name.startswith(self._login)
 
     def owns(self, pair: bytes) -> bool:
-        """Whether a ``name=value`` is ours as a browser could take it: in any case, with white space around the name."""
+        """Whether a browser may take ``name=value`` for ours: it trims white space, and knows prefixes in any case."""
         return self._owns.fullmatch(pair.partition(b"=")[0].strip(b" \t")) is not None
+
+    def owns_set(self, line: bytes) -> bool:
+        """Whether a Set-Cookie header would make the browser send a cookie of ours.
+
+        One without a name and with the value ``x=y`` comes back as ``x=y`` (RFC 6265bis §5.8.3), so it is called ``x``.
+        """
+        return self.owns(line.partition(b";")[0].lstrip(b" \t="))
 
     def read(self, raw_headers: RawHeaders) -> dict[str, str]:
         """Our cookies by name. One that comes twice is not there: neither can be told to be ours."""
@@ -266,10 +273,11 @@ class OwnCookies:
         for header, line in raw_headers:
             if len(header) == 6 and header.lower() == b"cookie" and self._hint in line.lower():
                 for pair in line.split(b";"):
-                    name, _, value = pair.strip(b" \t").decode("latin-1").partition("=")
-                    if self._made.fullmatch(name.encode("latin-1")):
+                    raw_name, _, value = pair.strip(b" \t").partition(b"=")
+                    if self._made.fullmatch(raw_name):
+                        name = raw_name.decode("ascii")
                         twice |= {name} & found.keys()
-                        found[name] = value
+                        found[name] = value.decode("latin-1")
         return {name: value for name, value in found.items() if name not in twice}
 
     def strip(self, line: bytes) -> bytes:
@@ -359,17 +367,13 @@ class HeaderFilter:
         return kept
 
     def to_client(self, raw_headers: RawHeaders) -> list[tuple[bytes, bytes]]:
-        """The backend's headers that may go on: without hop-by-hop ones, identity headers, and cookies of our names.
-
-        A cookie that has no name but the value ``x=y`` comes back as ``x=y``, and so counts as called ``x``.
-        """
+        """The backend's headers that may go on: without hop-by-hop ones, identity headers, and cookies of our names."""
         kept, drops, nominated = [], self._drops_from_response, nominated_by_connection(raw_headers)
         for name, value in raw_headers:
             if drops(name) or (nominated and name.lower() in nominated):
                 continue
-            if len(name) == 10 and name.lower() == b"set-cookie":
-                if self._own_cookies.owns(value.partition(b";")[0].lstrip(b" \t=")):
-                    continue
+            if len(name) == 10 and name.lower() == b"set-cookie" and self._own_cookies.owns_set(value):
+                continue
             kept.append((name, value))
         return kept
 

@@ -102,7 +102,7 @@ class Gateway:
         self._upstreams, self._headers = upstreams, headers
         self._origins, self._trusted = Origins(public), listen.trusted_proxies
         self._page, self._telemetry, self._clock = page, telemetry, clock
-        self._start_url = f"{endpoints.prefix}/start"
+        self._start_url, self._callback_path = f"{endpoints.prefix}/start", f"{endpoints.prefix}/callback"
         self._endpoints: dict[str, tuple[frozenset[str], Endpoint]] = {
             f"{endpoints.prefix}/{name}": (frozenset(methods.split()), handler)
             for name, methods, handler in (
@@ -345,7 +345,8 @@ class Gateway:
             now=self._clock(),
             settings=self._page,
             start_url=self._start_url,
-            retry_url=head.target if head.method == "GET" else None,
+            # The callback's address has a code in it: no page repeats that.
+            retry_url=head.target if head.method == "GET" and head.path != self._callback_path else None,
             account=account or None,
         )
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from urllib.parse import urlsplit
+from http import HTTPStatus
+from urllib.parse import quote, urlsplit
 
 from .. import oidc, pages
-from ..errors import LoginFault, ProviderFault, RequestFault
+from ..errors import LoginFault, ProviderFault, ProxyError, RequestFault, StoreFault
 from ..identity import Identity
 from ..messages import Cookie, EndpointSettings, OwnCookies, Reply, RequestHead, ReturnTo, query_parameters
 from ..sessions import NONCE_BYTES, CookieSettings, LoginSealer, Ticket, login_suffix
@@ -24,6 +25,9 @@ from .telemetry import Telemetry
 
 MAX_PENDING_BYTES = 6144
 """Cookie bytes that unfinished sign-ins of one browser may take; the oldest give way before the newest is refused."""
+
+LONGEST_LINK = 2000
+"""Characters of a link in a page that starts a sign-in and returns; a longer one returns to the landing page."""
 
 LOOP_WINDOW = 60
 """Seconds in which sign-ins that the browser did not keep are counted."""
@@ -161,19 +165,23 @@ class Login:
 
     async def callback(self, head: RequestHead) -> Reply:
         """``GET /oauth2/callback``: the provider's answer (OpenID Connect Core §3.1.2.5), turned into a session."""
-        callback = oidc.read_callback(head.query or "")
+        try:
+            callback = oidc.read_callback(head.query or "")
+        except LoginFault as fault:
+            self._failed(head, fault)
+            raise
         held = self._cookies.own.read(head.raw_headers)
         name = self._cookies.own.login(login_suffix(callback.state))
         pending = self._sealer.open(held.get(name, ""), callback.state, self._redirect_uri(head.origin))
-        if pending is None:
-            return await self._stale_callback(head, held, "this browser has no such sign-in under way")
         try:
-            reply = await self._complete(head, callback, pending, held)
-        except LoginFault as fault:
+            if pending is None:
+                reply = await self._stale_callback(head, held, "this browser has no such sign-in under way")
+            else:
+                reply = await self._complete(head, callback, pending, held)
+        except (LoginFault, ProviderFault, StoreFault) as fault:
             self._failed(head, fault)
-            cookies = tuple(self._cookies.gone([name]))
-            return self._refusal(head, fault, callback).with_cookies(cookies)
-        return reply.with_cookies(self._cookies.gone([name]))
+            reply = self._refusal(head, fault, callback, pending)
+        return reply.with_cookies(self._cookies.gone([name] if name in held else []))
 
     async def _complete(
         self, head: RequestHead, callback: oidc.Callback, pending: oidc.PendingLogin, held: Mapping[str, str]
@@ -198,21 +206,31 @@ class Login:
         ticket = Ticket.read(held.get(self._cookies.own.session))
         if ticket is not None and await self._sessions.peek(ticket) is not None:
             return pages.redirect(302, ReturnTo(self._login.landing).url(head.origin))
-        fault = LoginFault("login_unknown", detail)
-        self._failed(head, fault)
-        raise fault
+        raise LoginFault("login_unknown", detail)
 
-    def _refusal(self, head: RequestHead, fault: LoginFault, callback: oidc.Callback) -> Reply:
-        """The page for a sign-in that cannot finish, with the provider's own words where it gave some."""
+    def _refusal(
+        self, head: RequestHead, fault: ProxyError, callback: oidc.Callback, pending: oidc.PendingLogin | None
+    ) -> Reply:
+        """The page for a sign-in that cannot finish, with the provider's own words where it gave some.
+
+        Another try is another sign-in to the same page: this address has a code in it, which no page repeats.
+        """
         answer = pages.ProviderAnswer(callback.error, callback.error_description) if callback.error else None
+        start_url = self._start_url(pending.return_to if pending else "")
         return pages.error_page(
             fault,
             request_id=head.request_id,
             now=self._clock(),
             settings=self._page,
-            start_url=f"{self._prefix}/start",
+            start_url=start_url,
+            retry_url=start_url,
             answer=answer,
         )
+
+    def _start_url(self, return_to: str) -> str:
+        start = f"{self._prefix}/start"
+        url = f"{start}?rd={quote(return_to, safe='/:')}"
+        return url if return_to and len(url) <= LONGEST_LINK else start
 
     def _succeeded(self, head: RequestHead, signed_in: SignedIn, claims: VerifiedClaims) -> None:
         self._telemetry.metrics.logins.labels("success", "").inc()
@@ -225,11 +243,12 @@ class Login:
             groups_count=len(signed_in.identity.groups),
         )
 
-    def _failed(self, head: RequestHead, fault: LoginFault) -> None:
-        self._telemetry.metrics.logins.labels("failure", fault.code).inc()
-        self._telemetry.audit(
-            "login.failed", request_id=head.request_id, client_ip=head.client, code=fault.code, reason=fault.detail
-        )
+    def _failed(self, head: RequestHead, fault: ProxyError) -> None:
+        metrics, fields = self._telemetry.metrics, {"code": fault.code, "reason": fault.detail}
+        metrics.logins.labels("failure", fault.code).inc()
+        self._telemetry.audit("login.failed", request_id=head.request_id, client_ip=head.client, **fields)
+        if fault.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            self._telemetry.message("warning", "request.failed", request_id=head.request_id, route=head.path, **fields)
 
     # ── who is signed in ──
 
