@@ -19,15 +19,19 @@ help: ## list the targets
 
 install: .venv/installed ## make .venv with everything that the program and its tests need
 
-.venv/installed: $(LOCKS) pyproject.toml
+.venv/program: requirements.lock requirements-build.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer, with venv, is needed (Debian: apt install python3-venv)." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --require-hashes $(addprefix -r ,$(LOCKS))
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock -r requirements-build.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: install ## a provider, an application and the gateway in front of it, in one process
-	$(BIN)/oidc-proxy demo
+.venv/installed: .venv/program requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --require-hashes $(addprefix -r ,$(LOCKS))
+	@touch $@
+
+demo: .venv/program ## a provider, an application and the gateway in front of it, in one process
+	$(BIN)/oidc-proxy demo $(ARGS)
 
 test: install ## all tests; those with a real Keycloak, Redis or Chromium where it can be had. ARGS="-k word" chooses
 	$(BIN)/pytest $(ARGS)
@@ -40,14 +44,15 @@ check: install ## format, lint, types, Dockerfile, and whether generated files a
 	@$(MAKE) --no-print-directory --silent docs INTO=.cache/generated
 	@for file in $(GENERATED); do diff -u $$file .cache/generated/$$file || { echo "$$file is out of date: make docs"; exit 1; }; done
 
-docs: install ## make the example, the schema and the pages anew that come from the program
+docs: .venv/program ## make the example, the schema and the pages anew that come from the program
 	mkdir -p $(INTO)/docs
 	$(BIN)/oidc-proxy config example > $(INTO)/config.example.yaml
 	$(BIN)/oidc-proxy config schema > $(INTO)/config.schema.json
 	$(BIN)/oidc-proxy config docs > $(INTO)/docs/settings.md
 	$(BIN)/oidc-proxy config errors > $(INTO)/docs/errors.md
 
-lock: ## choose the newest versions that pyproject.toml allows (needs pip-tools)
-	$(LOCK) --output-file requirements.lock pyproject.toml
+# redis-py needs async-timeout below Python 3.11.3, Debian 12's 3.11.2 among them; a newer pip-compile does not see it.
+lock: ## choose the newest versions that pyproject.toml allows (needs pip-tools and Python 3.11)
+	echo 'async-timeout; python_version < "3.12"' | $(LOCK) --output-file requirements.lock pyproject.toml -
 	python3 -c '$(DEVELOPMENT)' | $(LOCK) --constraint requirements.lock --output-file requirements-dev.lock -
 	echo hatchling | $(LOCK) --constraint requirements-dev.lock --output-file requirements-build.lock -

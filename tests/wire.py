@@ -142,8 +142,8 @@ async def recorder(script: Script | None = None) -> AsyncIterator[Recorder]:
         it.connections += 1
         try:
             await (script or it.serve)(Peer(it, reader, writer))
-        except (OSError, asyncio.IncompleteReadError):
-            pass
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # streams would report a cancelled callback as an error
         finally:
             writer.close()
 

@@ -1,4 +1,4 @@
-"""``oidc-proxy config check | show | schema | example | docs``."""
+"""``oidc-proxy config check | show | schema | example | docs | errors``."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         ("schema", _schema, "print the JSON Schema of the file, for editors"),
         ("example", _example, "print a file to start from, with every setting explained"),
         ("docs", _docs, "print the settings page of the documentation"),
+        ("errors", _errors, "print the errors page of the documentation"),
     ):
         commands.add_parser(name, help=summary, description=summary).set_defaults(act=act)
 
@@ -83,4 +84,12 @@ def _docs(options: argparse.Namespace) -> int:
     from oidc_proxy.config.generate import settings_page
 
     sys.stdout.write(settings_page(Config))
+    return OK
+
+
+def _errors(options: argparse.Namespace) -> int:
+    from oidc_proxy.config.generate import errors_page
+    from oidc_proxy.errors import FAMILIES
+
+    sys.stdout.write(errors_page(FAMILIES))
     return OK

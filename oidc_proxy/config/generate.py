@@ -1,10 +1,10 @@
-"""The commented example, the JSON Schema and the settings page; all made from the settings classes."""
+"""The commented example, the JSON Schema and the settings page, made from the settings classes; the errors page."""
 
 from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from oidc_proxy.config import fields
 from oidc_proxy.config.problems import CODES
 from oidc_proxy.config.show import yaml_text
+from oidc_proxy.errors import ProxyError
 from oidc_proxy.values import ByteSize, Duration, Origin, Secret
 
 SCHEMA_FILE = "config.schema.json"
@@ -251,3 +252,29 @@ def _member_text(kind: Any) -> str:
     if fields.is_path(kind):
         return "path"
     return next((name for known, name in _NAMES.items() if isinstance(kind, type) and issubclass(kind, known)), "text")
+
+
+# ── the errors page ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+_ERRORS_HEAD = """\
+# Errors
+
+This page is made from the program by `oidc-proxy config errors`.
+
+Whatever goes wrong has a code. The visitor's page shows it, and so do the JSON answer (`code`, RFC 9457), the log line
+and the metric `oidc_proxy_errors_total`. What the visitor reads never says more than is here; the log line of the same
+request id has the reason. Codes do not change from release to release.
+
+Problems of the configuration have codes of their own; see [settings](settings.md#problems).
+"""
+
+
+def errors_page(families: Sequence[type[ProxyError]]) -> str:
+    """Markdown: every code by whose fault it is, what the visitor reads, and what whoever runs the gateway can do."""
+    parts = [_ERRORS_HEAD]
+    for family in families:
+        parts.append(f"\n## {family.__name__}\n\n{(family.__doc__ or '').strip()}\n")
+        for code, entry in family.codes.items():
+            parts.append(f"\n### {code}\n\n**{entry.status}** {entry.title}. The visitor reads:\n")
+            parts.append(f"\n> {entry.public}\n\n{entry.remedy}\n")
+    return "".join(parts)

@@ -16,6 +16,7 @@ import yaml
 from oidc_proxy import __version__
 from oidc_proxy.cli import COMMANDS, main
 from oidc_proxy.config import Config, generate
+from oidc_proxy.errors import FAMILIES
 from oidc_proxy.server import workers
 
 CORPUS = Path(__file__).parent.parent / "corpus" / "config"
@@ -165,6 +166,8 @@ def test_f251_generated_texts(capsys: pytest.CaptureFixture[str]) -> None:
     for name, make in (("schema", generate.schema), ("example", generate.example), ("docs", generate.settings_page)):
         assert main(["config", name]) == 0
         assert capsys.readouterr().out == make(Config)
+    assert main(["config", "errors"]) == 0
+    assert capsys.readouterr().out == generate.errors_page(FAMILIES)
 
 
 # ── serve ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

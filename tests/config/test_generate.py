@@ -1,4 +1,4 @@
-"""The example, the schema and the settings page (F249, F251)."""
+"""The example, the schema, and the pages of settings and errors (F249, F251)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import yaml
 
 from oidc_proxy.config import Config, explain, fields, generate, read_config
 from oidc_proxy.config.problems import CODES
+from oidc_proxy.errors import FAMILIES
 from tests.config.small import Root
 from tests.config.write import GENERATED
 
@@ -86,6 +87,19 @@ def test_the_settings_page_has_every_setting_and_every_code() -> None:
             assert f"| `{'.'.join(path).replace('.[]', '[]')}` |" in page
     for code in CODES:
         assert f"\n### {code}\n" in page
+
+
+def test_the_errors_page_says_of_every_code_whose_fault_it_is_what_is_read_and_what_to_do() -> None:
+    page = generate.errors_page(FAMILIES)
+    for family in FAMILIES:
+        _, _, section = page.partition(f"\n## {family.__name__}\n\n{family.__doc__}\n")
+        section = section.partition("\n## ")[0]
+        assert section.count("\n### ") == len(family.codes)
+        for code, entry in family.codes.items():
+            told = section.partition(f"\n### {code}\n")[2].partition("\n### ")[0]
+            assert f"**{entry.status}** {entry.title}." in told
+            assert f"> {entry.public}\n" in told
+            assert told.strip().endswith(entry.remedy)
 
 
 def test_kinds_in_words() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from oidc_proxy.config import Config, generate, read_config
 from oidc_proxy.config.problems import report
+from oidc_proxy.errors import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 CORPUS = ROOT / "tests" / "corpus" / "config"
@@ -19,6 +20,7 @@ GENERATED: dict[str, Callable[[Any], str]] = {
     "config.example.yaml": generate.example,
     "config.schema.json": generate.schema,
     "docs/settings.md": generate.settings_page,
+    "docs/errors.md": lambda _: generate.errors_page(FAMILIES),
 }
 
 

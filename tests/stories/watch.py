@@ -11,14 +11,14 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from aiohttp import web
 
 from oidc_proxy.demo.listener import Answer, Call
 from oidc_proxy.errors import FAMILIES
 from tests.gateway import SECRET, Settings, World, running_world
-from tests.world import Browser, Page
+from tests.world import NAVIGATION, Browser, Page
 
 STATUS = {code: entry.status for family in FAMILIES for code, entry in family.codes.items()}
 _TOKENS = re.compile(r'"(?:access_token|refresh_token|id_token)": "([^"]{16,})"')
@@ -37,6 +37,20 @@ class Watched(Browser):
         page = await super().request(method, url, **given)
         self.seen.append(page)
         return page
+
+    async def way_back(self, url: str, user: str = "ann") -> str:
+        """Go there, sign in at the provider, and stop before the way back: the address of the callback."""
+        page = await self.navigate(url)
+        form = page.form_with("password")
+        assert form is not None, page.text
+        fields = {**form.fields, "username": user, form.of_type("password") or "": user}
+        answer = await self.post(urljoin(page.url, form.action), fields)
+        assert answer.status in {302, 303}, answer.text
+        return answer.location
+
+    async def open(self, url: str) -> Page:
+        """What the address bar asks for, no redirect followed."""
+        return await self.request("GET", url, headers=NAVIGATION)
 
 
 class Watch:
