@@ -1,3 +1,23 @@
-"""oidc_proxy: an authenticating reverse proxy in front of a web application that knows nothing of OpenID Connect."""
+"""oidc_proxy: an authenticating reverse proxy in front of a web application that knows nothing of OpenID Connect.
+
+Decide with values, then do I/O. What can be a function of its arguments stands at the root: it takes ``now``, random
+bytes, keys and settings, and never awaits. What awaits is in ``server``, and holds only the order of the awaits.
+
+The floors. A module imports from floors below it, and within a floor only along an arrow:
+
+    5  cli, demo, server.workers -> server.app -> config            put together
+    4  server.gateway -> server.login -> server.sessions; server.admin      the order of the awaits
+    3  server.front, server.provider, server.store, server.upstream, server.telemetry    one kind of socket each
+    2  sessions -> oidc -> tokens; identity -> tokens; policy; pages        what follows from what is known
+    1  messages                                                     HTTP as values
+    0  errors, values                                               what can go wrong, and small words
+
+The life of a request: ``server.front`` parses it, ``server.gateway`` reads its head (``messages``), finds the route
+(``policy``) and the session (``server.sessions``), decides (``policy``), and passes it on (``server.upstream``) with
+the headers that say who the user is (``identity``). Without a session, ``server.login`` sends the browser to the
+provider (``oidc``), and takes it back with a code that becomes verified claims (``tokens``) and a session.
+
+docs/architecture.md says more, and where to add what.
+"""
 
 __version__ = "0.1.0"

@@ -8,7 +8,7 @@ import re
 import traceback
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
@@ -169,6 +169,7 @@ def test_an_unknown_unit_is_named(word: type[_Word], text: str, sentence: str) -
         word.parse(text)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**13))
 def test_a_duration_is_what_it_prints(milliseconds: int) -> None:
     duration = Duration(milliseconds / 1000)
@@ -176,6 +177,7 @@ def test_a_duration_is_what_it_prints(milliseconds: int) -> None:
     assert re.fullmatch(Duration.json_schema["pattern"], str(duration))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**15 - 1))
 def test_a_size_is_what_it_prints(count: int) -> None:
     size = ByteSize(count)
@@ -336,6 +338,7 @@ HOST = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["http", "https"]), HOST, st.integers(1, 65535))
 def test_an_origin_is_what_it_prints(scheme: str, host: str, port: int) -> None:
     origin = Origin.parse(f"{scheme.upper()}://{host.upper()}:{port}/")

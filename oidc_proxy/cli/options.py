@@ -78,4 +78,7 @@ def print_problems(problems: Sequence[Problem], options: argparse.Namespace) -> 
     if problems:
         from oidc_proxy.config.problems import report
 
-        print(report(problems, list(map(str, config_files(options.config)))), file=sys.stderr)
+        files = config_files(options.config)
+        print(report(problems, list(map(str, files))), file=sys.stderr)
+        if not files:
+            print(f"no file was read: name one with --config or in {VARIABLE}, or make {USUAL}", file=sys.stderr)

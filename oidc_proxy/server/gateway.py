@@ -7,9 +7,11 @@ pass on what it was given and an HTTP library's header objects would change it.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from aiohttp import web
@@ -24,6 +26,7 @@ from ..messages import (
     Origins,
     Reply,
     RequestHead,
+    canonical_name,
     client_address,
     is_navigation,
     request_id,
@@ -71,12 +74,14 @@ class Exchange:
     route: str = ""
     decision: str = ""
     reason: str = ""
+    detail: str = ""
     user: str = ""
     account: str = ""
     status: int = 0
     bytes_out: int = 0
     upstream_status: int = 0
-    unread_body: bool = field(default=False)
+    misframed: bool = False
+    """Where the request ends is doubtful: the connection must end with the answer (RFC 9112 §9.6)."""
 
 
 class Gateway:
@@ -159,6 +164,10 @@ class Gateway:
         exchange.request_id = identifier
         if request.method in {"CONNECT", "TRACE"}:
             raise RequestFault("method_not_allowed", f"{request.method} is never passed on")
+        coding = headers.get("Transfer-Encoding")
+        if coding is not None and coding.lower() != "chunked":
+            exchange.misframed = True
+            raise RequestFault("bad_request", "a transfer coding other than chunked")  # RFC 9112 §6.1
         target = request.raw_path
         path, query = split_target(target)
         return RequestHead(
@@ -247,7 +256,8 @@ class Gateway:
             return
         if expectation.lower() != "100-continue":
             raise RequestFault("expectation_failed", "Expect has something else than 100-continue")
-        await exchange.request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if exchange.request.version >= (1, 1):  # older clients do not know what that is
+            await exchange.request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _outbound(
         self, exchange: Exchange, head: RequestHead, upstream: Upstream, signed_in: SignedIn | None
@@ -265,8 +275,8 @@ class Gateway:
             headers += signed_in.plan.set
         fixed = upstream.settings.headers
         if fixed:
-            names = {name.lower().encode() for name in fixed}
-            headers = [pair for pair in headers if pair[0].lower() not in names]
+            names = {canonical_name(name) for name in fixed}
+            headers = [pair for pair in headers if canonical_name(pair[0].decode("latin-1")) not in names]
             headers += [(name.encode(), value.encode()) for name, value in fixed.items()]
         return headers
 
@@ -310,6 +320,8 @@ class Gateway:
     def _abort(self, exchange: Exchange) -> web.StreamResponse:
         transport = exchange.request.transport
         if transport is not None:
+            # With a reset: to HTTP/1.0 the mere end of the connection is the regular end of a body (RFC 9112 §6.3).
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             transport.abort()
         return _CLOSES
 
@@ -317,7 +329,7 @@ class Gateway:
 
     def _failure(self, exchange: Exchange, error: ProxyError) -> Reply:
         """The one place where a fault becomes an answer."""
-        exchange.reason = exchange.reason or error.code
+        exchange.reason, exchange.detail = exchange.reason or error.code, error.detail
         exchange.decision = exchange.decision or "error"
         self._telemetry.metrics.errors.labels(error.code).inc()
         head = exchange.head
@@ -332,7 +344,10 @@ class Gateway:
         elif exchange.decision == "forbidden" and head is not None:
             self._telemetry.audit("access.denied", client_ip=head.client, sub=exchange.user, path=head.path, **fields)
         if head is None:
-            return pages.problem(error, request_id=exchange.request_id)
+            reply = pages.problem(error, request_id=exchange.request_id)
+            if error.code == "method_not_allowed":
+                return Reply(reply.status, (*reply.headers, ("Allow", ", ".join(sorted(_KNOWN_METHODS)))), reply.body)
+            return reply
         return self._failure_for(head, error, exchange.account)
 
     def _failure_for(self, head: RequestHead, error: ProxyError, account: str = "") -> Reply:
@@ -352,7 +367,7 @@ class Gateway:
 
     async def _reply(self, exchange: Exchange, reply: Reply) -> web.StreamResponse:
         request = exchange.request
-        goes_on = _may_go_on(request)
+        goes_on = not exchange.misframed and _may_go_on(request)
         exchange.status = reply.status
         phrase = HTTPStatus(reply.status).phrase
         lines = [f"HTTP/1.1 {reply.status} {phrase}", *(f"{name}: {value}" for name, value in reply.headers)]
@@ -361,6 +376,8 @@ class Gateway:
             lines.append(f"Content-Length: {len(reply.body)}")
         if not goes_on:
             lines.append("Connection: close")
+        elif request.version < (1, 1):
+            lines.append("Connection: keep-alive")
         start = ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
         await self._write(exchange, start if request.method == "HEAD" else start + reply.body)
         return _GOES_ON if goes_on else _CLOSES
@@ -391,6 +408,7 @@ class Gateway:
                 route=exchange.route,
                 decision=exchange.decision,
                 reason=exchange.reason,
+                detail=exchange.detail or None,
                 upstream_status=exchange.upstream_status or None,
                 sub=exchange.user or None,
                 user_agent=request.headers.get("User-Agent"),
@@ -436,11 +454,13 @@ class _Framing:
 
 
 _KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_RESET = struct.pack("ii", 1, 0)
 
 
 def _may_go_on(request: web.BaseRequest) -> bool:
     """Whether another request may follow: asked for by the client, and nothing of this one's body is left unread."""
-    return request.keep_alive and (not request.body_exists or request.content.at_eof())
+    body = request.content
+    return request.keep_alive and (not request.body_exists or (body.at_eof() and body.exception() is None))
 
 
 def _peer(request: web.BaseRequest) -> str:

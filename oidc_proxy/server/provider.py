@@ -48,6 +48,7 @@ class Kept(Generic[T]):
         self._value: T | None = None
         self._fresh_until: Instant = 0
         self._fetched_at: Instant = 0
+        self._searched_at: Instant = float("-inf")
         self._failed: tuple[Instant, ProviderFault] | None = None
         self._flight: asyncio.Task[T] | None = None
 
@@ -67,17 +68,26 @@ class Kept(Generic[T]):
         if self._value is not None and now < self._fresh_until:
             return self._value
         try:
-            return await self.fetch_anew()
+            return await self._fetch_shared()
         except ProviderFault:
             if self._value is None:
                 raise
             return self._value
 
-    async def fetch_anew(self, *, unless_within: float = 0) -> T:
-        """Fetch now, unless it was fetched within these seconds. All who ask meanwhile share one fetch."""
-        now = self._clock()
-        if self._value is not None and now - self._fetched_at < unless_within:
+    async def search(self, cooldown: float) -> T:
+        """The value fetched now, because the one we have lacks something; as it is if that was done in the cool-down.
+
+        Only searches count: what changes at the provider soon after an ordinary fetch is found at once.
+        """
+        if self._flight is None and self._value is not None and 0 <= self._clock() - self._searched_at < cooldown:
             return self._value
+        value = await self._fetch_shared()
+        self._searched_at = self._clock()
+        return value
+
+    async def _fetch_shared(self) -> T:
+        """Fetch now. All who ask meanwhile share one fetch, and a failure is not repeated at once."""
+        now = self._clock()
         if self._failed is not None and 0 <= now - self._failed[0] < RETRY_AFTER:
             fault = self._failed[1]
             raise ProviderFault(fault.code, fault.detail, retry_after=RETRY_AFTER)
@@ -183,17 +193,21 @@ class ProviderClient:
         claims = previous
         if received.id_token is not None:
             raw = received.id_token
-            claims = await self._with_keys(
-                lambda keys: tokens.verify_refreshed_id_token(
-                    raw,
-                    keys,
-                    self._expectation(provider),
-                    now=self._clock(),
-                    previous=previous,
-                    nonce=nonce,
-                    access_token=received.access_token,
+            try:
+                claims = await self._with_keys(
+                    lambda keys: tokens.verify_refreshed_id_token(
+                        raw,
+                        keys,
+                        self._expectation(provider),
+                        now=self._clock(),
+                        previous=previous,
+                        nonce=nonce,
+                        access_token=received.access_token,
+                    )
                 )
-            )
+            except KeyUnknown as fault:
+                # It proves nothing, neither for nor against the user: the key may be published by the next time.
+                raise ProviderFault("provider_unavailable", fault.detail, retry_after=RETRY_AFTER) from None
             claims = await self._enrich(provider, received, claims)
         return received, claims
 
@@ -226,8 +240,7 @@ class ProviderClient:
         try:
             return verify(await self.keys.get())
         except KeyUnknown:
-            cooldown = self.settings.jwks.refetch_cooldown
-            return verify(await self.keys.fetch_anew(unless_within=cooldown))
+            return verify(await self.keys.search(self.settings.jwks.refetch_cooldown))
 
     async def _enrich(self, provider: oidc.Provider, received: oidc.Tokens, claims: VerifiedClaims) -> VerifiedClaims:
         """The ID token's claims, and what userinfo and the access token add to them."""

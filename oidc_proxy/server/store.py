@@ -227,7 +227,7 @@ def _connect(settings: RedisStoreSettings) -> Redis:
         retry=Retry(NoBackoff(), 1),
         **{name: value for name, value in options.items() if value is not None},
     )
-    return Redis(connection_pool=pool)
+    return Redis.from_pool(pool)
 
 
 @contextmanager

@@ -95,9 +95,11 @@ class Telemetry:
     def write(self, kind: str, level: str, **fields: Any) -> None:
         """One line. ``kind`` is access, audit or app."""
         line = {"ts": rfc3339(self._clock()), "level": level, "type": kind, **fields}
-        # JSON escapes control characters; a lone surrogate is the one thing that would not encode.
-        text = self._encode(line) if _encodable(line) else self._encode({k: _clean(v) for k, v in line.items()})
-        self._out.write(text.decode() + "\n")
+        # A lone surrogate is the one thing that would not encode.
+        encoded = self._encode(line) if _encodable(line) else self._encode({k: _clean(v) for k, v in line.items()})
+        text = encoded.decode()
+        # JSON escapes only what is below U+0020: other characters end a line as well, or steer a terminal.
+        self._out.write((text if text.isprintable() else "".join(map(_printable, text))) + "\n")
         self._out.flush()
 
     def message(self, level: Literal["debug", "info", "warning", "error"], event: str, **fields: Any) -> None:
@@ -126,6 +128,13 @@ def _encodable(line: dict[str, Any]) -> bool:
             except UnicodeEncodeError:
                 return False
     return True
+
+
+def _printable(character: str) -> str:
+    if character.isprintable():
+        return character
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{units[i] << 8 | units[i + 1]:04x}" for i in range(0, len(units), 2))
 
 
 def _clean(value: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from urllib.parse import unquote_to_bytes
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from oidc_proxy.messages import ReturnTo
@@ -145,6 +145,7 @@ TRICK = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(TRICK, max_size=8).map("".join))
 @example("/a/b?c#d")
 @example("https://app.test/a")
