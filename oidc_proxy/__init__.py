@@ -5,12 +5,13 @@ bytes, keys and settings, and never awaits. What awaits is in ``server``, and ho
 
 The floors. A module imports from floors below it, and within a floor only along an arrow:
 
-    5  cli, demo, server.workers -> server.app -> config            put together
-    4  server.gateway -> server.login -> server.sessions; server.admin      the order of the awaits
-    3  server.front, server.provider, server.store, server.upstream, server.telemetry    one kind of socket each
-    2  sessions -> oidc -> tokens; identity -> tokens; policy; pages        what follows from what is known
-    1  messages                                                     HTTP as values
-    0  errors, values                                               what can go wrong, and small words
+    6  demo                                                  a provider and an application to try the gateway with
+    5  cli -> server.workers -> server.app -> config         put together
+    4  server.gateway -> server.login -> server.sessions     the order of the awaits
+    3  server.front, server.provider, server.store, server.upstream, server.telemetry; server.admin, which reads them
+    2  sessions -> oidc -> tokens; identity -> tokens; policy; pages      what follows from what is known
+    1  messages                                              HTTP as values
+    0  errors, values                                        what can go wrong, and small words
 
 The life of a request: ``server.front`` parses it, ``server.gateway`` reads its head (``messages``), finds the route
 (``policy``) and the session (``server.sessions``), decides (``policy``), and passes it on (``server.upstream``) with

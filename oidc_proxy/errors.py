@@ -81,15 +81,20 @@ class RequestFault(ProxyError):
             "This action can only be started from this site itself.",
             "Another site tried to act for the visitor; nothing happened.",
         ),
-        "body_too_large": Entry(413, "Request too large", "What was sent is too large.", "Raise the body limit."),
+        "body_too_large": Entry(
+            413,
+            "Request too large",
+            "What was sent is too large.",
+            "Not in use: bodies of any size are passed on, as they come.",
+        ),
         "uri_too_long": Entry(
-            414, "Address too long", "The address is too long.", "Raise the limit for the request line."
+            414, "Address too long", "The address is too long.", "A request line may have 16 KiB; send more by POST."
         ),
         "headers_too_large": Entry(
             431,
             "Headers too large",
             "The browser sent more header data than is accepted. Clearing the cookies of this site usually helps.",
-            "Often an application that sets many cookies; raise the header limit.",
+            "Often an application that sets many cookies: a header may have 32 KiB.",
         ),
         "expectation_failed": Entry(
             417,

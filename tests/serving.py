@@ -76,11 +76,20 @@ def _get(url: str) -> tuple[int, str]:
 
 @asynccontextmanager
 async def serving(config: Mapping[str, Any], folder: Path, *options: str) -> AsyncIterator[Serving]:
-    """`oidc-proxy serve` with this configuration, running; its administration listener gets a port of its own."""
+    """`oidc-proxy serve` with this configuration, running.
+
+    The administration listener gets a port of its own, and the client secret a file of its own.
+    """
     admin = f"127.0.0.1:{free_port()}"
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "config.yaml"
-    file.write_text(yaml.safe_dump({**config, "admin": {"address": admin}}, allow_unicode=True))
+    file, secret = folder / "config.yaml", folder / "client_secret"
+    provider = dict(config["provider"])
+    if "client_secret" in provider:
+        secret.write_text(provider.pop("client_secret"))
+        secret.chmod(0o600)
+        provider["client_secret_file"] = str(secret)
+    written = {**config, "provider": provider, "admin": {"address": admin}}
+    file.write_text(yaml.safe_dump(written, allow_unicode=True))
     url = config["public_url"]
     command = ["serve", "--config", str(file), *options]
     gateway = Serving(command, folder, url if isinstance(url, str) else url[0], f"http://{admin}")

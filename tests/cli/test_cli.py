@@ -130,6 +130,14 @@ def test_f105_check_as_github_annotations(capsys: pytest.CaptureFixture[str]) ->
     )
 
 
+def test_f104_that_no_file_was_read_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("oidc_proxy.cli.options.USUAL", tmp_path / "config.yaml")
+    assert main(["serve"]) == 78
+    assert capsys.readouterr().err.splitlines()[-1].startswith("no file was read: name one with --config")
+
+
 def test_f104_where_the_file_is_found(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

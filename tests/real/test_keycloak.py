@@ -37,6 +37,12 @@ async def userinfo(keycloak: Keycloak, realm: str, authorization: str) -> tuple[
         return answer.status, await answer.json() if answer.status == 200 else {}
 
 
+def identity_of(page: Page) -> dict[str, str]:
+    """Everything that the backend was told about who it is."""
+    told = ("X-Forwarded-User", "X-Forwarded-Email", "X-Forwarded-Groups", "Authorization")
+    return {name: headers_of(page)[name] for name in told}
+
+
 async def sign_out(browser: Browser, url: str) -> Page:
     """By the link in a page of the application."""
     return await browser.navigate(f"{url}/oauth2/sign_out", initiator=f"{url}/")
@@ -146,7 +152,6 @@ class TestRefresh:
                 bearer = headers_of(await ann.sign_in(f"{here.url}/echo", ANN.name, ANN.password))["Authorization"]
                 for count in (1, 2):
                     await expired()
-                    assert (await userinfo(keycloak, here.realm, bearer))[0] == 401
                     pages = await asyncio.gather(*(ann.fetch(f"{here.url}/echo") for _ in range(12)))
                     renewed = {headers_of(page)["Authorization"] for page in pages}
                     assert len(renewed) == 1
@@ -266,8 +271,9 @@ class TestReplicas:
                 return await ann.request("GET", f"{other}/echo", headers={"Host": authority}, cookies=cookies)
 
             async with running_app(here.config, time.time), running_app(beside, time.time):
-                first = headers_of(await ann.sign_in(f"{here.url}/echo", ANN.name, ANN.password))
-                assert headers_of(await ask_other()) | {"Accept": ""} | first == first | headers_of(await ask_other())
+                page = await ann.sign_in(f"{here.url}/echo", ANN.name, ANN.password)
+                first = identity_of(page)
+                assert identity_of(await ask_other()) == first
                 await expired()
                 renewed = headers_of(await ann.fetch(f"{here.url}/echo"))["Authorization"]
                 assert renewed != first["Authorization"]

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from oidc_proxy.demo.faults import Faults, having, lacking, moved
-from oidc_proxy.demo.named_faults import CALLBACK, CLAIMS, DISCOVERY, HARMLESS, HEADER, KEYS, TOKEN, USERINFO
+from oidc_proxy.demo.named_faults import CALLBACK, CLAIMS, DISCOVERY, HARMLESS, HEADER, KEYS, REFRESH, TOKEN, USERINFO
 from tests.stories.watch import Watch, sessions, watched_world
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -216,3 +216,34 @@ async def test_f19_a_token_without_kid_is_tried_with_the_keys_that_fit() -> None
     async with watched_world() as (_, world, ann):
         world.provider.faults = Faults(id_token_header=lacking("kid"))
         assert (await ann.sign_in(f"{world.url}/echo", "ann", "ann")).status == 200
+
+
+REFRESH_KEEPS = {
+    "HO-36 refresh 429": 503,
+    "TK-16 refresh 503": 503,
+    "HO-37 refresh answer lost": 504,
+    "HO-37 refresh answer breaks off": 503,
+    "TK-16 refresh invalid_client": 502,
+}
+"""Faults that say nothing about the session, and what a request gets that needs the token; the others end it."""
+
+
+@pytest.mark.parametrize("name", REFRESH)
+async def test_a_wrong_refresh_shows_nothing_of_the_backend(name: str) -> None:
+    timeout = "400ms" if "lost" in name else "10s"
+    async with watched_world({"provider": {"timeout": timeout}}) as (_, world, ann):
+        world.provider.rotate_refresh_tokens = False
+        await ann.sign_in(f"{world.url}/echo", "ann", "ann")
+        seen = len(world.backend.requests)
+        world.provider.faults = REFRESH[name]
+        world.clock.advance(301)
+        page = await ann.fetch(f"{world.url}/echo")
+        assert page.status == REFRESH_KEEPS.get(name, 401)
+        assert len(world.backend.requests) == seen
+        assert len(sessions(world)) == (name in REFRESH_KEEPS)
+        event = "session.refresh_failed" if name in REFRESH_KEEPS else "session.ended"
+        (line,) = world.lines(event=event)
+        assert line["reason"]
+        world.provider.faults = Faults()
+        world.clock.advance(60)
+        assert ((await ann.fetch(f"{world.url}/echo")).status == 200) == (name in REFRESH_KEEPS)

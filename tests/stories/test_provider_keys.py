@@ -7,7 +7,7 @@ import secrets
 import pytest
 
 from oidc_proxy.demo.faults import Faults, OnAnswer, saying
-from oidc_proxy.demo.keys import generate
+from oidc_proxy.demo.keys import attacker_key, leaked_key
 from oidc_proxy.tokens import KeySet, KeyUnknown
 from tests.gateway import World
 from tests.stories.watch import Watched, watched_world
@@ -45,7 +45,7 @@ async def test_f13_many_sign_ins_fetch_the_keys_once() -> None:
 async def test_f15_s9_new_keys_need_no_restart(keep: bool, seconds: int) -> None:
     async with watched_world() as (_, world, ann):
         assert await sign_in(world, ann) == 200
-        world.provider.keys.rotate(generate("ES256"), keep=keep)
+        world.provider.keys.rotate(attacker_key(), keep=keep)
         world.clock.advance(seconds)
         assert await sign_in(world, ann) == 200, "the next one works, however soon it comes"
         assert fetches(world) == 2
@@ -54,8 +54,8 @@ async def test_f15_s9_new_keys_need_no_restart(keep: bool, seconds: int) -> None
 async def test_f15_new_keys_end_no_session() -> None:
     async with watched_world() as (_, world, ann):
         assert await sign_in(world, ann) == 200
-        for _ in range(3):
-            world.provider.keys.rotate(generate("ES256"), keep=False)
+        for key in (attacker_key(), leaked_key()):
+            world.provider.keys.rotate(key, keep=False)
             world.clock.advance(301)
             assert (await ann.fetch(f"{world.url}/echo")).status == 200
 

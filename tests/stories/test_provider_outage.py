@@ -1,12 +1,14 @@
-"""The provider is not there, or slow, or somewhere else: who need not sign in notices nothing, and all else recovers."""
+"""The provider is not there, or slow, or elsewhere: who need not sign in notices nothing, and all else recovers."""
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from oidc_proxy.demo.faults import Faults, hanging, having, lacking, saying
+from tests.stories.tls import certificate, client_context, server_context
 from tests.stories.watch import Watched, sessions, watched_world
 from tests.world import Page, free_port
 
@@ -214,3 +216,29 @@ async def test_issuer_split_browsers_and_the_gateway_use_different_names(dynamic
         out = await ann.navigate(f"{world.url}/oauth2/sign_out", initiator=f"{world.url}/")
         assert any(hop.url.startswith(f"http://idp.test:{port}/realms/demo/logout") for hop in out.hops)
         assert out.url.startswith(f"{world.url}/oauth2/signed_out")
+
+
+# ── TLS ──
+
+
+@pytest.mark.parametrize(
+    ("tls", "status"), [({}, 503), ({"ca_file": "{ca}"}, 200), ({"verify": False}, 200)], ids=["default", "ca", "off"]
+)
+async def test_f10_tk18_the_certificate_of_the_provider_is_checked(
+    tls: dict[str, object], status: int, tmp_path: Path
+) -> None:
+    ca, port = tmp_path / "ca.pem", free_port()
+    ca.write_text(certificate()[0])
+    issuer = f"https://localhost:{port}/realms/demo"
+    settings = {"provider": {"issuer": issuer, "tls": {**tls, **({"ca_file": str(ca)} if "ca_file" in tls else {})}}}
+    provider = {"issuer": issuer, "port": port, "ssl_context": server_context()}
+    trusting = client_context()
+    async with (
+        watched_world(settings, provider=provider) as (watch, world, _),
+        watch.browser(ssl_context=trusting) as ann,
+    ):
+        page = await ann.sign_in(f"{world.url}/echo", "ann", "ann")
+        assert page.status == status
+        if status == 503:
+            watch.assert_refused(page, "provider_unavailable")
+            assert "Certificate" in world.lines(event="request.failed")[-1]["reason"]

@@ -89,7 +89,7 @@ async def test_f217_what_is_open_goes_on_byte_for_byte(target: str) -> None:
 
 RAW = [
     "/a//b", "/a%2Fb", "/a%2fb", "/a;x=1/b", "/a+b?c+d", "/a?", "/a??", "/a?&&=", "/a/./b", "/a/../b", "/%7Ea", "/~a",
-    "/a%20b", "/a?u=http://x.y/z%23", "/a%25b", "/a|b?c|d", "/a'\"b", "/a{b}[c]^`", "/a?x=%zz", "//", "/.", "/a?b#"[:-1],
+    "/a%20b", "/a?u=http://x.y/z%23", "/a%25b", "/a|b?c|d", "/a'\"b", "/a{b}[c]^`", "/a?x=%zz", "//", "/.",
     "/a?" + "q" * 8000,
 ]  # fmt: skip
 
@@ -235,7 +235,8 @@ async def test_pa19_the_method_is_that_of_the_request_line(fields: list[str]) ->
 @pytest.mark.parametrize(
     "field",
     [
-        "X-Forwarded-Uri: /public/x", "X-Original-URI: /public/x", "X-Original-URL: /public/x", "X-Rewrite-URL: /public/x",
+        "X-Forwarded-Uri: /public/x", "X-Original-URI: /public/x", "X-Original-URL: /public/x",
+        "X-Rewrite-URL: /public/x",
         "X-Forwarded-Prefix: /public", "X-Forwarded-Path: /public/x", "X-Accel-Redirect: /public/x",
         "User-Agent: kube-probe/1.30", "User-Agent: ELB-HealthChecker/2.0", "User-Agent: GoogleHC/1.0",
         "X-Forwarded-Host: public.test", "Sec-Fetch-Mode: no-cors", "Referer: /public/x", "Host: {}:",

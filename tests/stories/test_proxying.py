@@ -1,0 +1,779 @@
+"""Ann works with the application behind the gateway: requests go there and answers come back, whole and unchanged."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.gateway import World, merged, running_world
+from tests.wire import OK, Line, Peer, Recorder, Response, Script, ask, authority, connected, folded, message, recorder
+
+MEGABYTE = 2**20
+
+
+@asynccontextmanager
+async def world_with(
+    config: dict[str, Any] | None = None, script: Script | None = None
+) -> AsyncIterator[tuple[World, Recorder]]:
+    """A world with a raw backend, and a public route beside the closed ones."""
+    routes = [{"path": "/public/", "auth": "none"}, {"path": "/optional/", "auth": "optional"}]
+    usual: dict[str, Any] = {"routes": routes}
+    async with recorder(script) as backend:
+        usual["upstream"] = {"url": backend.url}
+        async with running_world(merged(usual, config or {})) as world:
+            yield world, backend
+
+
+async def ann(world: World) -> str:
+    """The Cookie header of Ann, who is signed in."""
+    async with world.browser() as browser:
+        await browser.sign_in(f"{world.url}/x", "ann", "ann")
+        return f"oidc_proxy={browser.cookies.get('oidc_proxy')}"
+
+
+async def get(world: World, *fields: str | bytes, line: str = "GET /public/x", **more: Any) -> Response:
+    return await ask(world.url, message(world.url, line, *fields, **more))
+
+
+def answer(*fields: bytes | str, status: str = "200 OK", body: bytes = b"") -> bytes:
+    lines = [field if isinstance(field, bytes) else field.encode() for field in fields]
+    lines.append(b"Content-Length: %d" % len(body))
+    return b"\r\n".join([f"HTTP/1.1 {status}".encode(), *lines]) + b"\r\n\r\n" + body
+
+
+async def eventually(true: Callable[[], object], seconds: float = 3) -> None:
+    async with asyncio.timeout(seconds):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+# ── the request ──
+
+
+async def test_f83_the_backend_gets_the_bearer_of_the_session() -> None:
+    async with world_with() as (world, backend):
+        cookie = await ann(world)
+        assert (await get(world, "Authorization: Bearer hers", line="GET /x", cookie=cookie)).status == 200
+        token = backend.last().one("Authorization").decode().removeprefix("Bearer ")
+        assert token in world.provider.ledger.access_tokens
+
+
+async def test_f83_the_id_token_or_none_if_that_is_configured() -> None:
+    for choice, count in (("id_token", 1), ("none", 0)):
+        async with world_with({"identity": {"authorization": choice}}) as (world, backend):
+            await get(world, "Authorization: Bearer hers", line="GET /x", cookie=await ann(world))
+            tokens = backend.last().all("Authorization")
+            assert len(tokens) == count
+            assert not any(token.decode()[7:] in world.provider.ledger.access_tokens for token in tokens)
+
+
+async def test_f84_headers_of_the_upstream() -> None:
+    fixed = {"X-Api-Key": "canary-of-the-key", "X-Env": "prod"}
+    async with world_with({"upstream": {"headers": fixed}}) as (world, backend):
+        for target in ("/public/x", "/x"):
+            cookie = await ann(world)
+            await get(world, "X-Api-Key: mine", "x-env: mine", line=f"GET {target}", cookie=cookie)
+            assert backend.last().one("X-Api-Key") == b"canary-of-the-key"
+            assert backend.last().one("X-Env") == b"prod"
+        assert "canary" not in world.log.getvalue()
+
+
+async def test_f84_a_look_alike_does_not_pass_beside_a_header_of_the_upstream() -> None:
+    async with world_with({"upstream": {"headers": {"X-Api-Key": "ours"}}}) as (world, backend):
+        await get(world, "X_Api_Key: mine", "X.Api.Key: mine")
+        assert folded(backend.last().headers).count("x-api-key") == 1
+
+
+@pytest.mark.parametrize("path", ["/public/x", "/x"])
+async def test_hd1_px17_what_is_end_to_end_goes_through_in_order_and_byte_for_byte(path: str) -> None:
+    sent = [
+        b"accept: */*", b"X-Lat: caf\xe9", b"X-Utf: caf\xc3\xa9 \xe2\x82\xac", b"X-Two: 1", b"X-two: 2", b"X-Empty:",
+        b"aCCept-Encoding: gzip, br", b"Range: bytes=0-1", b"If-None-Match: W/\"x\"", b"X-Tabs: a\tb  c", b"DNT: 1",
+        b"Cache-Control: no-transform", b"traceparent: 00-0-0-01", b"Origin: http://x.y", b"X-Sym: !#$%&'*+-.^_`|~",
+    ]  # fmt: skip
+    async with world_with() as (world, backend):
+        assert (await get(world, *sent, line=f"GET {path}", cookie=await ann(world))).status == 200
+        raw = backend.last().raw
+        lines = [
+            line for line in raw.split(b"\r\n") if line.replace(b": ", b":") in {x.replace(b": ", b":") for x in sent}
+        ]
+        assert [line.replace(b": ", b":") for line in lines] == [line.replace(b": ", b":") for line in sent]
+
+
+async def test_px1_px2_headers_of_one_hop_stay_on_it() -> None:
+    async with world_with() as (world, backend):
+        hop = ["Connection: keep-alive, X-Mine", "X-Mine: 1", "Keep-Alive: 5", "TE: gzip", "Upgrade: h2c"]
+        hop += ["HTTP2-Settings: AAA", "Proxy-Connection: x", "Proxy-Authenticate: x"]
+        response = await get(world, *hop)
+        assert response.status in {200, 400}
+        names = {"connection", "x-mine", "keep-alive", "te", "upgrade", "http2-settings", "proxy-connection"}
+        for request in backend.seen:
+            assert not names & set(folded(request.headers))
+        backend.answer = answer(
+            "Connection: close, X-Secret", "X-Secret: 1", "Keep-Alive: timeout=5", "Proxy-Authenticate: Basic",
+            "Upgrade: h2c", "X-Kept: 1", "Trailer: X-T",
+        )  # fmt: skip
+        response = await get(world)
+        names = {"x-secret", "keep-alive", "proxy-authenticate", "upgrade", "trailer", "connection"}
+        assert not names & set(folded(response.headers))
+        assert response.one("X-Kept") == b"1"
+
+
+async def test_f221_forwarding_headers_say_how_the_visitor_came() -> None:
+    async with world_with() as (world, backend):
+        await get(world)
+        request, port = backend.last(), authority(world.url).partition(":")[2].encode()
+        assert request.one("Host") == request.one("X-Forwarded-Host") == authority(world.url).encode()
+        assert request.one("X-Forwarded-Proto") == b"http"
+        assert request.one("X-Forwarded-Port") == port
+        assert request.one("X-Forwarded-For") == b"127.0.0.1"
+
+
+# ── bodies of requests ──
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "GET", "PROPFIND"])
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_sm17_bodies_go_on_with_one_framing(method: str, chunked: bool) -> None:
+    body = bytes(range(256)) * 3
+    async with world_with() as (world, backend):
+        for given in (body, b""):
+            if chunked:
+                pieces = b"".join(b"%x;ext=1\r\n%b\r\n" % (len(p), p) for p in (given[:1], given[1:]) if p)
+                data = message(world.url, f"{method} /public/x", "Transfer-Encoding: chunked") + pieces + b"0\r\n\r\n"
+            else:
+                data = message(world.url, f"{method} /public/x", f"Content-Length: {len(given)}") + given
+            assert (await ask(world.url, data)).status == 200
+            request = backend.last()
+            assert request.body == given
+            assert len(request.all("Content-Length")) + len(request.all("Transfer-Encoding")) <= 1
+            assert b"ext" not in request.raw
+
+
+@pytest.mark.parametrize(
+    ("row", "fields", "body"),
+    [
+        ("PX-22", ["Transfer-Encoding: chunked", "Content-Length: 3"], b"0\r\n\r\n"),
+        ("PX-22 the other way", ["Content-Length: 3", "Transfer-Encoding: chunked"], b"0\r\n\r\n"),
+        ("PX-9", ["Content-Length: 3", "Content-Length: 4"], b"abcd"),
+        ("PX-9 equal", ["Content-Length: 3", "Content-Length: 3"], b"abc"),
+        ("PX-9 list", ["Content-Length: 3, 3"], b"abc"),
+        ("SM-2 sign", ["Content-Length: +3"], b"abc"),
+        ("SM-2 negative", ["Content-Length: -1"], b""),
+        ("SM-2 overflow", ["Content-Length: 18446744073709551617"], b"abc"),
+        ("PX-24 unknown", ["Transfer-Encoding: gzip, chunked"], b"0\r\n\r\n"),
+        ("PX-24 identity", ["Transfer-Encoding: identity"], b""),
+        ("PX-24 identity first", ["Transfer-Encoding: identity, chunked"], b"0\r\n\r\n"),
+        ("PX-26 hex prefix", ["Transfer-Encoding: chunked"], b"0x1\r\na\r\n0\r\n\r\n"),
+        ("PX-26 sign", ["Transfer-Encoding: chunked"], b"+1\r\na\r\n0\r\n\r\n"),
+        ("PX-26 overflow", ["Transfer-Encoding: chunked"], b"1" * 20 + b"\r\na\r\n0\r\n\r\n"),
+        ("PX-26 no line break", ["Transfer-Encoding: chunked"], b"1\r\nab\r\n0\r\n\r\n"),
+        ("PX-18 bare line feeds", ["X: y\nZ: z"], b""),
+    ],
+)
+async def test_f227_faulty_framing_is_refused_and_the_connection_closed(
+    row: str, fields: list[str], body: bytes
+) -> None:
+    async with world_with() as (world, backend):
+        for path in ("/public/x", "/x"):
+            async with connected(world.url) as line:
+                lines = [f"POST {path} HTTP/1.1", f"Host: {authority(world.url)}", *fields]
+                smuggled = message(world.url, "GET /public/smuggled")
+                await line.send("\r\n".join(lines).encode() + b"\r\n\r\n" + body + smuggled)
+                assert (await line.response("POST")).status in {400, 401, 413, 501}, row
+                assert await line.ended() == b"", "nothing more, and the connection is closed"
+        assert not [request for request in backend.seen if b"smuggled" in request.target]
+
+
+async def test_px23_chunks_in_http_1_0_are_faulty() -> None:
+    async with world_with() as (world, backend):
+        async with connected(world.url) as line:
+            head = message(world.url, "POST /public/x", "Transfer-Encoding: chunked", version="1.0")
+            await line.send(head + b"3\r\nabc\r\n0\r\n\r\n" + message(world.url, "GET /public/smuggled"))
+            assert (await line.response("POST")).status == 400
+            assert await line.ended() == b""
+        assert not backend.seen
+
+
+async def test_f227_a_body_that_breaks_half_way_is_the_clients_fault() -> None:
+    async with world_with(script=_swallow) as (world, _):
+        async with connected(world.url) as line:
+            await line.send(message(world.url, "POST /public/x", "Transfer-Encoding: chunked") + b"3\r\nabc\r\n")
+            await asyncio.sleep(0.1)
+            await line.send(b"zz\r\nabc\r\n")
+            assert (await line.response("POST")).status == 400
+            assert await line.ended() == b""
+        assert not world.lines(event="internal_error")
+
+
+async def test_px29_a_post_is_never_sent_twice() -> None:
+    async def hang_up(peer: Peer) -> None:
+        async for request in peer.requests():
+            peer.backend.seen.append(request)
+            if len(peer.backend.seen) == 1:
+                await peer.say(OK)
+            else:
+                return
+
+    async with world_with(script=hang_up) as (world, backend):
+        assert (await get(world)).status == 200
+        assert (await get(world, line="POST /public/x", body=b"order")).status == 502
+        assert len(backend.seen) == 2
+
+
+# ── what a client may expect ──
+
+
+async def _swallow(peer: Peer) -> None:
+    await peer.closed()
+
+
+async def test_sm21_px13_a_body_is_asked_for_after_admission_only() -> None:
+    async with world_with() as (world, backend):
+        cookie = await ann(world)
+        for path, its_cookie, admitted in (("/x", "", False), ("/x", cookie, True), ("/public/x", "", True)):
+            backend.seen.clear()
+            async with connected(world.url) as line:
+                fields = ["Expect: 100-Continue", "Content-Length: 4"]
+                await line.send(message(world.url, f"POST {path}", *fields, cookie=its_cookie))
+                if admitted:
+                    assert await line.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+                    await line.send(b"data")
+                response = await line.response("POST")
+                assert response.status == (200 if admitted else 401)
+                assert not response.interim
+                if admitted:
+                    assert backend.last().body == b"data"
+                    assert not backend.last().all("Expect")
+                else:
+                    assert response.one("Connection") == b"close", "the body may come or not: nobody can tell"
+                    assert not backend.seen
+
+
+@pytest.mark.parametrize("expectation", ["200-ok", "100-continue, x", "", "100-continue;q=1"])
+async def test_px13_another_expectation_fails(expectation: str) -> None:
+    async with world_with() as (world, backend):
+        assert (await get(world, f"Expect: {expectation}")).status == 417
+        assert not backend.seen
+
+
+async def test_px13_http_1_0_knows_no_expectations() -> None:
+    """RFC 9110 §10.1.1: a server that receives 100-continue in an HTTP/1.0 request MUST ignore it."""
+    async with world_with() as (world, backend):
+        response = await get(world, "Expect: 100-continue", line="POST /public/x", body=b"data", version="1.0")
+        assert response.status == 200
+        assert response.interim == []
+        assert backend.last().body == b"data"
+
+
+# ── the answer ──
+
+
+async def test_f85_answers_come_back_as_they_are() -> None:
+    async with world_with() as (world, backend):
+        for status in (
+            "404 Not Here",
+            "500 Oh No",
+            "418 I'm a teapot",
+            "200 caf\xe9",
+            "299 ",
+            "403 Forbidden",
+            "503 Busy",
+        ):
+            body = gzip.compress(status.encode())
+            head = f"HTTP/1.1 {status}\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
+            backend.answer = head.encode("latin-1") + body
+            response = await get(world)
+            assert f"{response.status} {response.reason.decode('latin-1')}" == status
+            assert response.body == body, "PX-6: not transformed"
+            assert response.one("Content-Encoding") == b"gzip"
+
+
+async def test_answer_headers_are_kept_byte_for_byte_and_in_order() -> None:
+    fields = [
+        b"Set-Cookie: a=1; Path=/", b"X-Lat: caf\xe9", b"set-cookie: b=\xc3\xa9; HttpOnly", b"X-Utf: \xe2\x82\xac",
+        b"SET-COOKIE: c=3", b"ETag: W/\"1\"", b"Vary: Accept", b"Cache-Control: max-age=5", b"Server: theirs/1",
+        b"Location: http://backend:8080/x?y=%2F", b"WWW-Authenticate: Basic realm=\"x\"", b"x-lower: 1", b"Link: </a>",
+        b"Date: Thu, 01 Jan 1970 00:00:01 GMT", b"Access-Control-Allow-Origin: *",
+    ]  # fmt: skip
+    async with world_with() as (world, backend):
+        backend.answer = answer(*fields, body=b"x")
+        for path in ("/public/x", "/x"):
+            response = await get(world, line=f"GET {path}", cookie=await ann(world))
+            got = [name + b": " + value for name, value in response.headers]
+            assert [line for line in got if line in fields] == fields
+            extra = {line.partition(b":")[0] for line in got if line not in fields}
+            assert extra <= {b"X-Request-Id", b"Content-Length"}
+
+
+async def test_there_is_one_request_id_in_an_answer() -> None:
+    async with world_with() as (world, backend):
+        backend.answer = lambda request: answer(b"x-request-id: " + request.one("X-Request-Id"), "X-Request-ID: other")
+        response = await get(world)
+        assert response.one("X-Request-Id") == backend.last().one("X-Request-Id")
+
+
+@pytest.mark.parametrize(
+    ("row", "raw", "status", "body"),
+    [
+        ("chunked", b"Transfer-Encoding: chunked\r\n\r\n3;x=1\r\nabc\r\n2\r\nde\r\n0\r\nX-T: 1\r\n\r\n", 200, b"abcde"),
+        ("chunked, nothing in it", b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 200, b""),
+        ("until the end", b"\r\nabc", 200, b"abc"),
+        ("until the end, nothing", b"\r\n", 200, b""),
+        ("length", b"Content-Length: 3\r\n\r\nabc", 200, b"abc"),
+        ("length 0", b"Content-Length: 0\r\n\r\n", 200, b""),
+    ],
+)
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_px25_bodies_are_delimited_anew(row: str, raw: bytes, status: int, body: bytes, version: str) -> None:
+    async def say(peer: Peer) -> None:
+        await peer.head()
+        await peer.say(b"HTTP/1.1 200 OK\r\n" + raw)
+
+    async with world_with(script=say) as (world, _), connected(world.url) as line:
+        await line.send(message(world.url, "GET /public/x", version=version))
+        response = await line.response()
+        assert (response.status, response.body, response.cut) == (status, body, False), row
+        framings = len(response.all("Content-Length")) + len(response.all("Transfer-Encoding"))
+        assert framings == (1 if version == "1.1" or "length" in row else 0)
+        assert not response.all("X-T")
+        if version == "1.0":
+            assert await line.ended() == b"", "HTTP/1.0 ends with the connection"
+
+
+@pytest.mark.parametrize(
+    ("status", "length"),
+    [
+        ("204 No Content", b""),
+        ("304 Not Modified", b""),
+        ("304 Not Modified", b"Content-Length: 5\r\n"),
+        ("304 Not Modified", b"Transfer-Encoding: chunked\r\n"),
+        ("200 OK", b""),
+        ("200 OK", b"Content-Length: 5\r\n"),
+        ("200 OK", b"Transfer-Encoding: chunked\r\n"),
+    ],
+)
+async def test_px10_answers_without_a_body(status: str, length: bytes) -> None:
+    """HEAD, 204 and 304: the head ends the answer, and the next one on either connection is whole."""
+    async with world_with() as (world, backend):
+        bodiless = b"HTTP/1.1 " + status.encode() + b"\r\nETag: x\r\n" + length + b"\r\n"
+        backend.answer = lambda request: answer(body=b"next") if request.target == b"/public/next" else bodiless
+        method = "HEAD" if status.startswith("200") else "GET"
+        async with connected(world.url) as line:
+            for _ in range(2):
+                await line.send(message(world.url, f"{method} /public/x"))
+                response = await line.response(method)
+                assert (response.status, response.body) == (int(status[:3]), b"")
+                assert response.one("ETag") == b"x"
+                if b"Content-Length" in length:
+                    assert response.one("Content-Length") == b"5"
+                await line.send(message(world.url, "GET /public/next"))
+                assert (await line.response()).body == b"next"
+        assert backend.connections == 1 or not length, "llhttp takes such an answer to HEAD for one without an end"
+
+
+async def test_px14_interim_answers_do_not_disturb_the_final_one() -> None:
+    async with world_with() as (world, backend):
+        interim = b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+        backend.answer = interim + b"HTTP/1.1 100 Continue\r\n\r\n" + answer(body=b"final")
+        for version in ("1.1", "1.0"):
+            response = await get(world, version=version)
+            assert (response.status, response.body) == (200, b"final")
+            assert not response.all("Link")
+
+
+async def test_an_answer_before_the_upload_is_over() -> None:
+    async def refuse(peer: Peer) -> None:
+        await peer.head()
+        await peer.say(answer(status="413 Too Big", body=b"no"))
+        await peer.closed()
+
+    async with world_with(script=refuse) as (world, _), connected(world.url) as line:
+        await line.send(message(world.url, "POST /public/x", "Content-Length: 100000000") + b"x" * 1000)
+        response = await line.response("POST")
+        assert (response.status, response.body) == (413, b"no")
+        assert response.one("Connection") == b"close"
+
+
+# ── caches ──
+
+
+async def test_px32_px34_what_is_for_one_user_is_kept_by_no_cache() -> None:
+    async with world_with() as (world, backend):
+        cookie = await ann(world)
+        for path in ("/x", "/optional/x"):
+            response = await get(world, line=f"GET {path}", cookie=cookie)
+            assert response.one("Cache-Control") == b"private, no-store"
+            assert b"Cookie" in response.one("Vary")
+        assert not (await get(world)).all("Cache-Control"), "public pages are the backend's business"
+        backend.answer = answer("cache-control: max-age=60")
+        assert (await get(world, line="GET /x", cookie=cookie)).one("Cache-Control") == b"max-age=60"
+
+
+async def test_px33_br2_answers_of_our_own_are_kept_by_no_cache() -> None:
+    async with world_with() as (world, _):
+        cookie = await ann(world)
+        html = "Accept: text/html"
+        for target in (
+            "/oauth2/start",
+            "/oauth2/callback",
+            "/oauth2/sign_out",
+            "/oauth2/userinfo",
+            "/x",
+            "/public/../x",
+        ):
+            for fields in ([], [html]):
+                for its_cookie in ("", cookie if target != "/x" else ""):
+                    response = await get(world, *fields, line=f"GET {target}", cookie=its_cookie)
+                    assert response.one("Cache-Control") == b"no-store", (target, response.status)
+
+
+# ── the connection ──
+
+
+async def test_sm22_pipelined_requests_are_judged_one_by_one_and_answered_in_order() -> None:
+    async with world_with() as (world, backend):
+        cookie = await ann(world)
+        backend.seen.clear()
+        backend.answer = lambda request: answer(body=request.target)
+        targets = ["/public/1", "/x/2", "/public/3", "/x/4", "/public/5"]
+        cookies = ["", "", cookie, cookie, ""]
+        async with connected(world.url) as line:
+            pairs = zip(targets, cookies, strict=True)
+            await line.send(b"".join(message(world.url, f"GET {target}", cookie=its) for target, its in pairs))
+            answers = [await line.response() for _ in targets]
+        assert [response.status for response in answers] == [200, 401, 200, 200, 200]
+        assert [r.body.decode() for r in answers if r.status == 200] == [t for t in targets if t != "/x/2"]
+        assert [bool(request.all("X-Forwarded-User")) for request in backend.seen] == [False, False, True, False]
+
+
+async def test_a_request_after_a_body_starts_where_the_body_ends() -> None:
+    async with world_with() as (world, backend):
+        inner = message(world.url, "GET /public/smuggled")
+        async with connected(world.url) as line:
+            await line.send(message(world.url, "POST /public/1", body=inner) + message(world.url, "GET /public/2"))
+            assert [(await line.response("POST")).status, (await line.response()).status] == [200, 200]
+        assert [request.target for request in backend.seen] == [b"/public/1", b"/public/2"]
+        assert backend.seen[0].body == inner
+
+
+@pytest.mark.parametrize("path", ["/public/x", "/x", "/oauth2/userinfo", "/public/../x"])
+async def test_connections_last_as_long_as_the_client_wants(path: str) -> None:
+    async with world_with() as (world, _):
+        for version, field, goes_on in [
+            ("1.1", "X-None: 1", True), ("1.1", "Connection: close", False), ("1.1", "Connection: Close, x", False),
+            ("1.0", "X-None: 1", False), ("1.0", "Connection: keep-alive", True),
+        ]:  # fmt: skip
+            async with connected(world.url) as line:
+                for _ in range(2 if goes_on else 1):
+                    await line.send(message(world.url, f"GET {path}", field, version=version))
+                    response = await line.response()
+                if goes_on:
+                    assert b"close" not in b",".join(response.all("Connection"))
+                    if version == "1.0":
+                        assert response.one("Connection").lower() == b"keep-alive", (
+                            "else an old client waits for the end"
+                        )
+                else:
+                    assert response.one("Connection") == b"close"
+                    assert await line.ended() == b""
+
+
+@pytest.mark.parametrize(
+    ("row", "start", "statuses"),
+    [
+        ("PX-11", "CONNECT 127.0.0.1:22", {405, 501, 400}),
+        ("PX-11", "CONNECT /public/x", {405, 501, 400}),
+        ("PX-12", "TRACE /public/x", {405}),
+        ("PX-12", "TRACE /x", {405}),
+        ("SM-14", "OPTIONS *", {400, 405, 200, 204}),
+    ],
+)
+async def test_methods_that_never_go_on(row: str, start: str, statuses: set[int]) -> None:
+    async with world_with() as (world, backend):
+        response = await get(world, "Max-Forwards: 0", line=start)
+        assert response.status in statuses, row
+        if response.status == 405:
+            assert response.all("Allow"), "RFC 9110 §15.5.6"
+        assert backend.connections == 0
+
+
+# ── when the backend fails ──
+
+
+async def test_f223_px15_a_backend_that_is_gone() -> None:
+    async with world_with() as (world, backend):
+        port = backend.url.rpartition(":")[2]
+    async with world_with({"upstream": {"url": backend.url}}) as (world, _):
+        for accept in ("text/html", "application/json"):
+            response = await get(world, f"Accept: {accept}")
+            assert response.status == 502
+            assert (b"<html" in response.body) is (accept == "text/html")
+            assert port.encode() not in response.body
+            assert b"onnect" not in response.body
+            assert response.one("Cache-Control") == b"no-store"
+        (line, *_) = world.lines(event="request.failed")
+        assert (line["code"], port in line["reason"]) == ("upstream_unreachable", True)
+
+
+async def test_f223_a_backend_that_is_slow() -> None:
+    async with world_with({"upstream": {"timeouts": {"response": "200ms"}}}, script=_swallow) as (world, _):
+        began = time.monotonic()
+        assert (await get(world)).status == 504
+        assert time.monotonic() - began < 2
+
+
+async def test_f85_a_backend_that_is_full() -> None:
+    settings = {"max_connections": 1, "timeouts": {"connect": "200ms", "response": "2s"}}
+    async with world_with({"upstream": settings}, script=_swallow) as (world, _), connected(world.url) as line:
+        await line.send(message(world.url))
+        await line.send(message(world.url, "GET /public/x"))
+        await asyncio.sleep(0.1)
+        assert (await get(world)).status == 503
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\nA: 1\n B: 2\r\n\r\n", b"", b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", b"HTTP/2 200\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: a\0b\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", b"HTTP/1.1 103 x\r\n\r\n" * 100,
+        b"HTTP/1.1 200 OK\r\nX: a\rSet-Cookie: b\r\n\r\n",
+    ],
+    ids=lambda raw: repr(raw[:40]),
+)  # fmt: skip
+async def test_sm23_px16_nonsense_is_answered_by_us(raw: bytes) -> None:
+    async def say(peer: Peer) -> None:
+        await peer.head()
+        await peer.say(raw)
+
+    async with world_with(script=say) as (world, _):
+        response = await get(world)
+        assert response.status == 502
+        assert raw[:20] not in response.body or not raw
+        assert not world.lines(event="internal_error")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"Content-Length: 100\r\n\r\nhalf", b"Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+     b"Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nzz\r\n"],
+)  # fmt: skip
+async def test_sm23_half_an_answer_is_not_passed_off_as_a_whole_one(raw: bytes) -> None:
+    async def say(peer: Peer) -> None:
+        await peer.head()
+        await peer.say(b"HTTP/1.1 200 OK\r\n" + raw)
+        await asyncio.sleep(0.1)
+
+    for version in ("1.1", "1.0"):
+        async with world_with(script=say) as (world, _):
+            async with connected(world.url) as line:
+                await line.send(message(world.url, "GET /public/x", version=version))
+                head = await line.reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200")
+                if version == "1.1":
+                    assert not (await line.ended()).endswith(b"0\r\n\r\n")
+                else:
+                    with pytest.raises(ConnectionResetError):  # the end of the connection is the end of the body
+                        await asyncio.wait_for(line.reader.read(), 3)
+            assert world.lines(event="upstream.broke_off")
+
+
+# ── streams ──
+
+
+def resident() -> int:
+    """Bytes of memory that this process has now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+async def watched(work: asyncio.Task[Any]) -> int:
+    """Wait for the work; by how many bytes memory grew meanwhile, at its highest."""
+    before = highest = resident()
+    while not work.done():
+        highest = max(highest, resident())
+        await asyncio.sleep(0.005)
+    await work
+    return highest - before
+
+
+PIECE = b"x" * 65536
+HUNDRED = 100 * MEGABYTE
+
+
+async def _download(peer: Peer) -> None:
+    await peer.head()
+    await peer.say(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % HUNDRED)
+    for _ in range(HUNDRED // len(PIECE)):
+        await peer.say(PIECE)
+
+
+async def _upload(peer: Peer) -> None:
+    await peer.head()
+    left = HUNDRED
+    while left > 0:
+        left -= len(await peer.reader.read(2**18))
+    await peer.say(answer(body=b"%d" % left))
+
+
+async def _read_all(line: Line, left: int) -> None:
+    while left > 0:
+        left -= len(await line.reader.read(2**18))
+
+
+async def test_f218_a_hundred_megabytes_each_way_in_flat_memory() -> None:
+    async def down(url: str) -> None:
+        async with connected(url) as line:
+            await line.send(message(url, "GET /public/x"))
+            await line.reader.readuntil(b"\r\n\r\n")
+            await _read_all(line, HUNDRED)
+
+    async def up(url: str) -> None:
+        async with connected(url) as line:
+            await line.send(message(url, "POST /public/x", f"Content-Length: {HUNDRED}"))
+            for _ in range(HUNDRED // len(PIECE)):
+                await line.send(PIECE)
+            assert (await line.response("POST")).body == b"0"
+
+    for script, work in ((_download, down), (_upload, up)):
+        async with world_with(script=script) as (world, _):
+            grown = await watched(asyncio.create_task(work(world.url)))
+            assert grown < 16 * MEGABYTE, f"{work.__name__}: {grown / MEGABYTE:.0f} MiB"
+
+
+async def test_f218_a_slow_reader_holds_the_backend_back() -> None:
+    said = 0
+
+    async def pour(peer: Peer) -> None:
+        nonlocal said
+        await peer.head()
+        await peer.say(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % HUNDRED)
+        for _ in range(HUNDRED // len(PIECE)):
+            await peer.say(PIECE)
+            said += len(PIECE)
+
+    async with world_with(script=pour) as (world, _), connected(world.url) as line:
+        before = resident()
+        await line.send(message(world.url, "GET /public/x"))
+        await line.reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(0.5)
+        stalled = said
+        assert stalled < 40 * MEGABYTE, "only what the sockets hold"
+        assert resident() - before < 16 * MEGABYTE
+        assert (await get(world, line="GET /x")).status == 401, "others are served meanwhile"
+        assert said == stalled
+        await _read_all(line, HUNDRED)
+
+
+async def test_f218_a_slow_backend_holds_the_upload_back() -> None:
+    go_on = asyncio.Event()
+
+    async def hesitate(peer: Peer) -> None:
+        await peer.head()
+        await go_on.wait()
+        await _swallow_exactly(peer, HUNDRED)
+        await peer.say(OK)
+
+    async with world_with(script=hesitate) as (world, _), connected(world.url) as line:
+        sent = 0
+
+        async def pour() -> None:
+            nonlocal sent
+            await line.send(message(world.url, "POST /public/x", f"Content-Length: {HUNDRED}"))
+            for _ in range(HUNDRED // len(PIECE)):
+                await line.send(PIECE)
+                sent += len(PIECE)
+
+        before, pouring = resident(), asyncio.create_task(pour())
+        await asyncio.sleep(0.5)
+        stalled = sent
+        assert stalled < 40 * MEGABYTE
+        assert resident() - before < 16 * MEGABYTE
+        await asyncio.sleep(0.1)
+        assert sent == stalled
+        go_on.set()
+        await pouring
+        assert (await line.response("POST")).status == 200
+
+
+async def _swallow_exactly(peer: Peer, left: int) -> None:
+    while left > 0:
+        left -= len(await peer.reader.read(2**18))
+
+
+async def test_f218_events_arrive_as_they_are_said() -> None:
+    async with running_world({"routes": [{"path": "/events", "auth": "none"}]}) as world, connected(world.url) as line:
+        began = time.monotonic()
+        await line.send(message(world.url, "GET /events?count=3&interval=0.3", "Accept: text/event-stream"))
+        await line.reader.readuntil(b'{"number": 0}')
+        assert time.monotonic() - began < 0.25
+        await line.reader.readuntil(b'{"number": 1}')
+        assert 0.25 < time.monotonic() - began < 0.55
+
+
+async def test_f218_an_upload_arrives_piece_by_piece() -> None:
+    arrived: list[bytes] = []
+
+    async def listen(peer: Peer) -> None:
+        await peer.head()
+        while piece := await peer.reader.read(100):
+            arrived.append(piece)
+
+    async with world_with(script=listen) as (world, _), connected(world.url) as line:
+        await line.send(message(world.url, "POST /public/x", "Transfer-Encoding: chunked"))
+        for number in range(3):
+            await line.send(b"5\r\npart%d\r\n" % number)
+            await eventually(lambda wanted=b"part%d" % number: wanted in b"".join(arrived))
+
+
+# ── when the client goes away ──
+
+
+@pytest.mark.parametrize("moment", ["before the answer", "in the answer", "in the upload", "a paused answer"])
+async def test_f229_a_client_that_leaves_is_gone_for_the_backend_too(moment: str) -> None:
+    there, gone = asyncio.Event(), asyncio.Event()
+
+    async def linger(peer: Peer) -> None:
+        await peer.head()
+        there.set()
+        try:
+            if moment not in {"before the answer", "in the upload"}:
+                await peer.say(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\nhello" % HUNDRED)
+            while moment == "a paused answer":
+                await peer.say(PIECE)
+            await peer.closed()
+        finally:
+            gone.set()
+
+    async with world_with(script=linger) as (world, _), connected(world.url) as line:
+        if moment == "in the upload":
+            await line.send(message(world.url, "POST /public/x", "Content-Length: 1000000") + b"x" * 1000)
+        else:
+            await line.send(message(world.url, "GET /public/x"))
+        await there.wait()
+        await asyncio.sleep(0.3 if moment == "a paused answer" else 0.05)
+        assert not gone.is_set()
+        line.abort()
+        await asyncio.wait_for(gone.wait(), 2)
+        await eventually(lambda: world.lines(type="access"))
+        assert not world.lines(event="internal_error")
+
+
+async def test_f229_the_next_one_is_served_after_many_have_left() -> None:
+    async with world_with({"upstream": {"max_connections": 4}}, script=None) as (world, backend):
+        backend.answer = lambda request: OK if request.target == b"/public/ok" else b""
+        for _ in range(20):
+            async with connected(world.url) as line:
+                await line.send(message(world.url, "GET /public/never"))
+                await asyncio.sleep(0.01)
+                line.abort()
+        assert (await get(world, line="GET /public/ok")).status == 200
+        await eventually(lambda: b"oidc_proxy_http_requests_in_flight 0.0" in world.app.telemetry.metrics.exposition())
