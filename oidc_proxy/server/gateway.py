@@ -108,6 +108,7 @@ class Gateway:
         self._origins, self._trusted = Origins(public), listen.trusted_proxies
         self._page, self._telemetry, self._clock = page, telemetry, clock
         self._start_url, self._callback_path = f"{endpoints.prefix}/start", f"{endpoints.prefix}/callback"
+        self._sign_out_url = f"{endpoints.prefix}/sign_out"
         self._endpoints: dict[str, tuple[frozenset[str], Endpoint]] = {
             f"{endpoints.prefix}/{name}": (frozenset(methods.split()), handler)
             for name, methods, handler in (
@@ -359,7 +360,8 @@ class Gateway:
             request_id=head.request_id,
             now=self._clock(),
             settings=self._page,
-            start_url=self._start_url,
+            # Who may not open this is signed in: another account takes a sign-out, the provider's own included.
+            start_url=self._sign_out_url if error.code == "access_denied" else self._start_url,
             # The callback's address has a code in it: no page repeats that.
             retry_url=head.target if head.method == "GET" and head.path != self._callback_path else None,
             account=account or None,

@@ -222,7 +222,8 @@ class Login:
             request_id=head.request_id,
             now=self._clock(),
             settings=self._page,
-            start_url=start_url,
+            # The provider would sign in the same account again without a question, so another one takes a sign-out.
+            start_url=f"{self._prefix}/sign_out" if fault.code == "identity_unusable" else start_url,
             retry_url=start_url,
             answer=answer,
         )

@@ -57,17 +57,18 @@ BYPASSES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("row", "target"), BYPASSES, ids=[f"{row} {target}" for row, target in BYPASSES])
-async def test_a_public_route_is_no_way_to_another_one(row: str, target: str) -> None:
+@pytest.mark.parametrize("row", sorted({row for row, _ in BYPASSES}))
+async def test_a_public_route_is_no_way_to_another_one(row: str) -> None:
     async with world_with() as (world, backend):
-        target = target.replace("{}", authority(world.url))
-        for method in ("GET", "POST", "OPTIONS"):
-            response = await ask(world.url, message(world.url, f"{method} {target}", "Accept: text/html"))
-            assert response.status in {302, 303, 400, 401, 403, 404, 405}, (row, response.status)
-            if response.status in {302, 303}:  # off to sign in, and nowhere else
-                assert response.one("Location").startswith(world.provider.issuer.encode())
-            assert (await ask(world.url, message(world.url, f"{method} {target}"))).status in {400, 401, 403, 404, 405}
-        assert backend.connections == 0, backend.seen
+        for target in [target.replace("{}", authority(world.url)) for its, target in BYPASSES if its == row]:
+            for method in ("GET", "POST", "OPTIONS"):
+                response = await ask(world.url, message(world.url, f"{method} {target}", "Accept: text/html"))
+                assert response.status in {302, 303, 400, 401, 403, 404, 405}, (target, response.status)
+                if response.status in {302, 303}:  # off to sign in, and nowhere else
+                    assert response.one("Location").startswith(world.provider.issuer.encode())
+                response = await ask(world.url, message(world.url, f"{method} {target}"))
+                assert response.status in {400, 401, 403, 404, 405}, (target, response.status)
+            assert backend.connections == 0, (target, backend.seen)
 
 
 OPEN = [
@@ -79,12 +80,12 @@ OPEN = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("target", OPEN)
-async def test_f217_what_is_open_goes_on_byte_for_byte(target: str) -> None:
+async def test_f217_what_is_open_goes_on_byte_for_byte() -> None:
     async with world_with() as (world, backend):
-        response = await ask(world.url, message(world.url, f"GET {target}"))
-        assert response.status == 200
-        assert backend.last().target == target.encode()
+        for target in OPEN:
+            response = await ask(world.url, message(world.url, f"GET {target}"))
+            assert response.status == 200, target
+            assert backend.last().target == target.encode()
 
 
 RAW = [
@@ -94,16 +95,16 @@ RAW = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("target", RAW, ids=lambda target: target[:30])
-async def test_f170_f217_inside_one_route_paths_may_be_odd(target: str) -> None:
+async def test_f170_f217_inside_one_route_paths_may_be_odd() -> None:
     async with world_with({"routes": []}) as (world, backend), world.browser() as ann:
         await ann.sign_in(f"{world.url}/x", "ann", "ann")
         cookie = ann.cookies.header(world.url)
-        for method in ("GET", "POST"):
-            response = await ask(world.url, message(world.url, f"{method} {target}", cookie=cookie))
-            assert response.status == 200
-            assert backend.last().target == target.encode()
-            assert backend.last().method == method.encode()
+        for target in RAW:
+            for method in ("GET", "POST"):
+                response = await ask(world.url, message(world.url, f"{method} {target}", cookie=cookie))
+                assert response.status == 200, target
+                assert backend.last().target == target.encode()
+                assert backend.last().method == method.encode()
 
 
 async def test_f217_a_post_is_never_redirected_on_its_way() -> None:

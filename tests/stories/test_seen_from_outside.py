@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +16,19 @@ from oidc_proxy.demo.faults import Faults, hanging
 from tests.gateway import World, merged, running_world
 from tests.wire import Peer, Recorder, Response, Script, ask, connected, message, recorder
 
-ACCESS = {
-    "ts", "level", "type", "request_id", "client_ip", "method", "host", "path", "status", "bytes_out", "duration_ms",
-    "route", "decision", "reason", "detail", "upstream_status", "sub", "user_agent",
-}  # fmt: skip
+DOCS = Path(__file__).parents[2] / "docs"
+ALWAYS = {"ts", "level", "type"}
+
+
+def documented(page: str, section: str = "") -> dict[str, str]:
+    """The first cell of each row of a section's table, and the rest of the row."""
+    text = (DOCS / page).read_text().partition(section)[2] if section else (DOCS / page).read_text()
+    rows = re.findall(r"^\| `([a-z_.]+)` \|(.*)\|$", text.partition("\n## ")[0] if section else text, re.MULTILINE)
+    assert rows
+    return dict(rows)
+
+
+ACCESS = ALWAYS | documented("logging.md", "## Requests\n").keys()
 
 
 @asynccontextmanager
@@ -167,6 +177,14 @@ async def test_metrics_move() -> None:
         assert any(name.startswith("oidc_proxy_build_info{") for name in after)
 
 
+async def test_the_documented_metrics_are_those_that_there_are() -> None:
+    async with world_with() as (world, _):
+        text = (await admin(world, "/metrics")).body.decode()
+        there = {name for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE)}
+        there = {name for name in there if not name.endswith("_created")}
+        assert there == documented("metrics.md").keys()
+
+
 async def test_no_client_can_make_metrics_grow() -> None:
     async with world_with() as (world, _):
 
@@ -276,6 +294,10 @@ async def test_audit_lines_tell_the_story_of_a_session() -> None:
         assert events[0] == "login.succeeded"
         assert events[1] == "session.refreshed"
         assert events[2].startswith("logout.")
+        events_documented = documented("logging.md", "## Audit events\n")
+        for line in world.lines(type="audit"):
+            fields = set(re.findall("`([a-z_]+)`", events_documented[line["event"]].rpartition("|")[2]))
+            assert line.keys() - ALWAYS - {"event"} <= fields, line["event"]
         subject = world.provider.users["ann"].sub
         assert {line.get("sub") for line in world.lines(event="login.succeeded")} == {subject}
 
