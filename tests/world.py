@@ -30,6 +30,7 @@ from oidc_proxy.demo.backend import Backend
 from oidc_proxy.demo.keys import KeyRing
 from oidc_proxy.demo.provider import Provider
 from tests.cookies import Cookie, Jar, is_trustworthy, origin_of, relation
+from tests.real.parts import free_port
 
 __all__ = [
     "Backend",
@@ -389,10 +390,3 @@ async def running_backend(**settings: Any) -> AsyncIterator[Backend]:
     """A backend on a port of its own; the arguments are those of `Backend`."""
     async with Backend(**settings) as backend:
         yield backend
-
-
-def free_port() -> int:
-    """A port that nobody listens on, for servers whose URL must be known before they start."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
