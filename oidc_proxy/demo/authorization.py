@@ -53,7 +53,7 @@ async def authorize(realm: Realm, call: Call) -> Answer:
             return _grant(realm, request, session)
         if "none" in request.prompts:
             raise OAuthError("login_required", "Nobody is signed in, or not as asked for")
-        return _ask(realm, call, request)
+        return _ask(realm, request)
     except OAuthError as error:
         state = next((value for name, value in call.parameters if name == "state"), None)
         params = [("error", error.code), ("error_description", error.description)]
@@ -63,15 +63,24 @@ async def authorize(realm: Realm, call: Call) -> Answer:
 async def sign_in(realm: Realm, call: Call) -> Answer:
     """The sign-in form, posted."""
     name = dict(call.query).get("page", "")
-    page = realm.ledger.take_page(name, call.cookie(BROWSER_COOKIE), realm.now)
+    page = realm.ledger.take_page(name, call.cookie(_page_cookie(name)), realm.now)
     if page is None:
         return fault_page("This page has expired", "Go back to the application and start again.")
-    request: AuthorizationRequest = page.request
+    answer = _signed_in(realm, call, page.request)
+    return answer.adding(realm.cookie(_page_cookie(name), ""))
+
+
+def _page_cookie(page: str) -> str:
+    """One for each page: tabs that open at the same time would overwrite what they share."""
+    return f"{BROWSER_COOKIE}_{page[:8]}"
+
+
+def _signed_in(realm: Realm, call: Call, request: AuthorizationRequest) -> Answer:
     form = call.form
     user = realm.users.get(form.get("username", ""))
     given = form.get("password", "").encode("utf-8", "replace")
     if user is None or not hmac.compare_digest(user.password.encode(), given):
-        return _ask(realm, call, request, username=form.get("username", ""), fault="Wrong username or password.")
+        return _ask(realm, request, username=form.get("username", ""), fault="Wrong username or password.")
     if request.hinted_sub not in (None, user.sub):
         params = [("error", "login_required"), ("error_description", "Another person has signed in than was asked for")]
         return _send_back(realm, request.client, request.redirect_uri, request.state, params)
@@ -179,19 +188,18 @@ def _must_sign_in(realm: Realm, request: AuthorizationRequest, session: SsoSessi
     )
 
 
-def _ask(
-    realm: Realm, call: Call, request: AuthorizationRequest, *, username: str | None = None, fault: str = ""
-) -> Answer:
-    browser = call.cookie(BROWSER_COOKIE) or secrets.token_urlsafe(24)
+def _ask(realm: Realm, request: AuthorizationRequest, *, username: str | None = None, fault: str = "") -> Answer:
+    browser = secrets.token_urlsafe(24)
     page = Page(browser=browser, request=request, expires_at=realm.now + realm.lifetimes.login_page)
-    action = f"{realm.path}/sign-in?{urlencode({'page': realm.ledger.add_page(page, realm.now)})}"
+    name = realm.ledger.add_page(page, realm.now)
+    action = f"{realm.path}/sign-in?{urlencode({'page': name})}"
     return sign_in_page(
         action,
         client_id=request.client.client_id,
         username=request.login_hint if username is None else username,
         fault=fault,
         users=realm.users.values() if realm.offer_users else (),
-    ).adding(realm.cookie(BROWSER_COOKIE, browser))
+    ).adding(realm.cookie(_page_cookie(name), browser))
 
 
 def _grant(realm: Realm, request: AuthorizationRequest, session: SsoSession) -> Answer:

@@ -63,7 +63,7 @@ class Token:
 
 @dataclass(kw_only=True)
 class Page:
-    """A form that was shown to a browser and not yet answered; `browser` is that browser's cookie."""
+    """A form that was shown to a browser and not yet answered; `browser` is the cookie that it came with."""
 
     browser: str
     request: Any

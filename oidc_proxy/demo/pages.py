@@ -39,7 +39,8 @@ thead th { color: var(--quiet); font-size: .9rem; font-weight: 400; }
 tbody th { font-weight: 600; }
 tr:last-child > * { border-bottom: 0; }
 .fault { border-left: .3rem solid var(--fault); padding-left: .75rem; }
-@media (min-width: 40rem) { th { white-space: nowrap; padding-right: 1.5rem; } td { width: 100%; } .even td { width: auto; } }
+@media (min-width: 40rem) { th { white-space: nowrap; padding-right: 1.5rem; } td { width: 100%; }
+  .even td { width: auto; } }
 @media (max-width: 30rem) { main { padding: 1rem 1.2rem; } }
 @media (forced-colors: active) { button { border-color: ButtonText; } }
 """.strip()

@@ -7,6 +7,7 @@ without a session writes nothing to the store, and a code is never spent for an 
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from urllib.parse import quote, urlsplit
@@ -31,6 +32,8 @@ LONGEST_LINK = 2000
 
 LOOP_WINDOW = 60
 """Seconds in which sign-ins that the browser did not keep are counted."""
+
+_TALLY = re.compile(r"(?P<count>[0-9]{1,3})-(?P<since>[0-9]{1,11})-(?P<page>[A-Za-z0-9_-]+)")
 
 
 class Cookies:
@@ -114,7 +117,7 @@ class Login:
     async def _begin(self, head: RequestHead, return_to: str, extra: Mapping[str, str]) -> Reply:
         held = self._cookies.own.read(head.raw_headers)
         now = self._clock()
-        if self._unkept_sign_ins(held, now) >= self._login.loop_limit:
+        if self._unkept_sign_ins(held, return_to, now) >= self._login.loop_limit:
             raise LoginFault(
                 "login_loop", f"{self._login.loop_limit} sign-ins in {LOOP_WINDOW} s, and no session came back"
             )
@@ -150,16 +153,17 @@ class Login:
     def _tally(self) -> str:
         return self._cookies.own.login("tally")
 
-    def _unkept_sign_ins(self, held: Mapping[str, str], now: Instant) -> int:
-        count, _, since = held.get(self._tally, "").partition("-")
-        if not (count.isascii() and count.isdecimal() and since.isascii() and since.isdecimal() and len(since) < 12):
+    def _unkept_sign_ins(self, held: Mapping[str, str], return_to: str, now: Instant) -> int:
+        """How many there were of late that led to this very page: a loop goes round one, many tabs are at many."""
+        found = _TALLY.fullmatch(held.get(self._tally, ""))
+        if found is None or found["page"] != login_suffix(return_to):
             return 0
-        return int(count[:3]) if now - int(since) < LOOP_WINDOW else 0
+        return int(found["count"]) if now - int(found["since"]) < LOOP_WINDOW else 0
 
-    def _counted(self, held: Mapping[str, str], now: Instant) -> Cookie:
-        before = self._unkept_sign_ins(held, now)
-        since = held[self._tally].partition("-")[2] if before else str(int(now))
-        return self._cookies.login(self._tally, f"{before + 1}-{since}", LOOP_WINDOW)
+    def _counted(self, held: Mapping[str, str], return_to: str, now: Instant) -> Cookie:
+        before = self._unkept_sign_ins(held, return_to, now)
+        since = held[self._tally].split("-")[1] if before else str(int(now))
+        return self._cookies.login(self._tally, f"{before + 1}-{since}-{login_suffix(return_to)}", LOOP_WINDOW)
 
     # ── the way back ──
 
@@ -198,7 +202,7 @@ class Login:
         kept = replaced is not None and await self._sessions.end(replaced)
         self._succeeded(head, signed_in, claims)
         cookies = [self._cookies.session(signed_in.ticket)]
-        cookies += self._cookies.gone([self._tally]) if kept else [self._counted(held, now)]
+        cookies += self._cookies.gone([self._tally]) if kept else [self._counted(held, pending.return_to, now)]
         return pages.redirect(303, pending.return_to, cookies)
 
     async def _stale_callback(self, head: RequestHead, held: Mapping[str, str], detail: str) -> Reply:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,9 @@ from ..values import Instant
 from .provider import ProviderClient
 from .store import Store
 from .telemetry import Telemetry
+
+LEASE_POLL = 0.05
+"""Seconds between two looks at whether another process has renewed a session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +126,10 @@ class Sessions:
             return None
         if fresh is Freshness.SPENT:
             self._raise_recent_failure(ticket, now)
-            return await asyncio.shield(self._refresh(ticket, record, session))
+            return await asyncio.shield(self._refresh(ticket, session))
         signed_in = self._describe(ticket, record, session)
         if fresh is Freshness.STALE and not self._failed_recently(ticket, now):
-            self._refresh(ticket, record, session)
+            self._refresh(ticket, session)
         elif now - session.seen_at >= self._settings.touch_after:
             self._in_background(self._touch(signed_in, now))
         return signed_in
@@ -164,12 +168,12 @@ class Sessions:
 
     # ── refresh ──
 
-    def _refresh(self, ticket: Ticket, record: bytes, session: Session) -> asyncio.Task[SignedIn | None]:
+    def _refresh(self, ticket: Ticket, session: Session) -> asyncio.Task[SignedIn | None]:
         """The one refresh of this session that is under way, begun now if there is none."""
         record_id = ticket.record_id
         flight = self._refreshes.get(record_id)
         if flight is None:
-            flight = self._refreshes[record_id] = asyncio.create_task(self._refresh_once(ticket, record, session))
+            flight = self._refreshes[record_id] = asyncio.create_task(self._refresh_once(ticket, session))
             flight.add_done_callback(lambda done: self._landed(record_id, done))
         return flight
 
@@ -178,7 +182,36 @@ class Sessions:
         if not flight.cancelled():
             flight.exception()  # seen, even if every request that waited is gone
 
-    async def _refresh_once(self, ticket: Ticket, record: bytes, session: Session) -> SignedIn | None:
+    async def _refresh_once(self, ticket: Ticket, session: Session) -> SignedIn | None:
+        """Renew, or take what another process has renewed: where refresh tokens rotate, a second use ends the session.
+
+        So one process at a time, and each looks first at what the one before it has left.
+        """
+        lease = f"renewing:{ticket.record_id}"
+        await self._claim(lease)
+        try:
+            record = await self._store.get(_key(ticket))
+            now_there = self._open(ticket, record) if record is not None else None
+            if record is None or now_there is None:
+                return None
+            if now_there.tokens != session.tokens:
+                return self._describe(ticket, record, now_there)
+            return await self._renew(ticket, record, now_there)
+        finally:
+            with suppress(StoreFault):  # it ends by itself as well
+                await self._store.drop(lease)
+
+    async def _claim(self, lease: str) -> None:
+        patience = self._provider.settings.timeout
+        try:
+            async with asyncio.timeout(patience):
+                while not await self._store.claim(lease, 2 * patience + 5):  # noqa: ASYNC110 - another process's event
+                    await asyncio.sleep(LEASE_POLL)
+        except TimeoutError:
+            detail = f"another process has been renewing the session for {patience}"
+            raise ProviderFault("provider_timeout", detail, retry_after=1) from None
+
+    async def _renew(self, ticket: Ticket, record: bytes, session: Session) -> SignedIn | None:
         try:
             tokens, claims = await self._provider.refresh(session.tokens, session.claims, session.nonce)
             renewed = session.refreshed(claims, tokens, self._clock())

@@ -27,9 +27,12 @@ async def served(folder: Path, **config: Any) -> AsyncIterator[tuple[Serving, Pr
     """A gateway process between a provider and a backend."""
     port = free_port()
     clients = [client_for(f"http://127.0.0.1:{port}")]
-    async with running_provider(clients=clients, path="/realms/demo") as provider, running_backend() as backend:
-        async with serving({**settings_for(port, provider, backend), **config}, folder) as gateway:
-            yield gateway, provider, backend
+    async with (
+        running_provider(clients=clients, path="/realms/demo") as provider,
+        running_backend() as backend,
+        serving({**settings_for(port, provider, backend), **config}, folder) as gateway,
+    ):
+        yield gateway, provider, backend
 
 
 async def test_f253_it_serves_and_every_line_of_its_output_is_json(tmp_path: Path) -> None:
@@ -109,7 +112,9 @@ def test_f253_a_port_that_is_taken(tmp_path: Path) -> None:
         command += ["--set", f"listen.address=127.0.0.1:{taken.getsockname()[1]}"]
         environment = {"CLIENT_SECRET": "canary", "PATH": ""}
         corpus = Path(__file__).parent.parent / "corpus" / "config"
-        done = subprocess.run(command, cwd=corpus, env=environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            command, cwd=corpus, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
     assert done.returncode == 1
     assert "cannot listen" in done.stderr
     assert "Traceback" not in done.stderr
@@ -118,7 +123,7 @@ def test_f253_a_port_that_is_taken(tmp_path: Path) -> None:
 def test_f253_a_configuration_with_problems(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("public_url: http://127.0.0.1:1\nprovider: {issuer: 'https://x.test', client_id: a}\nupstrem: x\n")
-    done = subprocess.run([COMMAND, "serve", "-c", str(file)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([COMMAND, "serve", "-c", str(file)], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 78
     assert done.stdout == ""
     assert f"{file}:3:1" in done.stderr

@@ -18,7 +18,7 @@ CLIENT_SECRET = "the-proxy-is-known-by-this"
 
 @dataclass
 class Place:
-    """``config`` is what the gateway at ``url`` is started with; browsers and the gateway reach Keycloak by two names."""
+    """``config`` is what the gateway at ``url`` is started with; it and browsers reach Keycloak by two names."""
 
     keycloak: Keycloak
     realm: str

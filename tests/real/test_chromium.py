@@ -313,10 +313,10 @@ class TestAtKeycloak:
             await shows(page, "ann")
             await ann.context.clear_cookies(name="oidc_proxy")
             tabs = [await ann.tab() for _ in range(20)]
-            await asyncio.gather(*(tab.goto(f"{here.url}/tab/{number}") for number, tab in enumerate(tabs)))
+            await asyncio.gather(*(tab.goto(f"{here.url}/tab/{number}#part") for number, tab in enumerate(tabs)))
             for number, tab in enumerate(tabs):
                 await shows(tab, "ann")
-                assert tab.url == f"{here.url}/tab/{number}"
+                assert tab.url == f"{here.url}/tab/{number}#part"
             assert await here.sessions_of("ann") == 1
 
 

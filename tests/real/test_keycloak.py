@@ -85,7 +85,9 @@ class TestADay:
         async with place(keycloak) as here, running_app(here.config, time.time) as (app, _), Browser() as ann:
             page = await ann.sign_in(f"{here.url}/echo", ANN.name, ANN.password)
             assert headers_of(page)["X-Forwarded-Preferred-Username"] == "ann"
-            assert {hop.url.partition("/realms")[0] for hop in page.hops if "/realms/" in hop.url} == {keycloak.base_url}
+            assert {hop.url.partition("/realms")[0] for hop in page.hops if "/realms/" in hop.url} == {
+                keycloak.base_url
+            }
             known = app._provider.metadata.known
             assert known is not None
             assert known.issuer == keycloak.issuer(here.realm)
@@ -93,18 +95,24 @@ class TestADay:
             assert {str(url).partition("/realms")[0] for url in behind} == {keycloak.internal_url}
 
     async def test_every_endpoint_may_have_the_one_name(self, keycloak: Keycloak) -> None:
-        async with place(keycloak, {"provider": {"internal_base_url": None}}) as here:
-            async with running_app(here.config, time.time), Browser() as ann:
-                page = await ann.sign_in(f"{here.url}/echo", ANN.name, ANN.password)
-                assert headers_of(page)["X-Forwarded-User"] == await here.user("ann")
+        async with (
+            place(keycloak, {"provider": {"internal_base_url": None}}) as here,
+            running_app(here.config, time.time),
+            Browser() as ann,
+        ):
+            page = await ann.sign_in(f"{here.url}/echo", ANN.name, ANN.password)
+            assert headers_of(page)["X-Forwarded-User"] == await here.user("ann")
 
     async def test_a_wrong_secret_is_said_to_be_the_operators_fault(self, keycloak: Keycloak) -> None:
-        async with place(keycloak, {"provider": {"client_secret": "another one"}}) as here:
-            async with running_app(here.config, time.time) as (_, log), Browser() as ann:
-                page = await ann.sign_in(f"{here.url}/echo", ANN.name, ANN.password)
-                assert page.status == 502
-                assert '"code":"client_rejected"' in log.getvalue()
-                assert "another one" not in log.getvalue() + page.text
+        async with (
+            place(keycloak, {"provider": {"client_secret": "another one"}}) as here,
+            running_app(here.config, time.time) as (_, log),
+            Browser() as ann,
+        ):
+            page = await ann.sign_in(f"{here.url}/echo", ANN.name, ANN.password)
+            assert page.status == 502
+            assert '"code":"client_rejected"' in log.getvalue()
+            assert "another one" not in log.getvalue() + page.text
 
 
 class TestRolesAndGroups:
@@ -126,74 +134,87 @@ class TestRolesAndGroups:
         self, keycloak: Keycloak, mappers: str, identity: dict[str, Any]
     ) -> None:
         settings = {"identity": identity, "routes": self.ROUTES}
-        async with place(keycloak, settings, mappers=mappers) as here, running_app(here.config, time.time):
-            async with Browser() as ann, Browser() as bob:
-                seen = headers_of(await ann.sign_in(f"{here.url}/echo", ANN.name, ANN.password))
-                listed = set(seen["X-Forwarded-Groups"].split(","))
-                assert {"/eng/core", "role:staff", "role:admin"} <= listed
-                await bob.sign_in(f"{here.url}/echo", BOB.name, BOB.password)
-                paths = [f"{here.url}/echo/{name}/" for name in ("staff", "core", "admin")]
-                assert [(await ann.fetch(path)).status for path in paths] == [200, 200, 200]
-                assert [(await bob.fetch(path)).status for path in paths] == [200, 403, 403]
+        async with (
+            place(keycloak, settings, mappers=mappers) as here,
+            running_app(here.config, time.time),
+            Browser() as ann,
+            Browser() as bob,
+        ):
+            seen = headers_of(await ann.sign_in(f"{here.url}/echo", ANN.name, ANN.password))
+            listed = set(seen["X-Forwarded-Groups"].split(","))
+            assert {"/eng/core", "role:staff", "role:admin"} <= listed
+            await bob.sign_in(f"{here.url}/echo", BOB.name, BOB.password)
+            paths = [f"{here.url}/echo/{name}/" for name in ("staff", "core", "admin")]
+            assert [(await ann.fetch(path)).status for path in paths] == [200, 200, 200]
+            assert [(await bob.fetch(path)).status for path in paths] == [200, 403, 403]
 
     async def test_without_the_access_token_there_are_no_roles(self, keycloak: Keycloak) -> None:
         settings = {"identity": {"roles_from_access_token": False}}
-        async with place(keycloak, settings, mappers="group") as here, running_app(here.config, time.time):
-            async with Browser() as ann:
-                seen = headers_of(await ann.sign_in(f"{here.url}/echo", ANN.name, ANN.password))
-                assert seen["X-Forwarded-Groups"] == "/eng/core"
+        async with (
+            place(keycloak, settings, mappers="group") as here,
+            running_app(here.config, time.time),
+            Browser() as ann,
+        ):
+            seen = headers_of(await ann.sign_in(f"{here.url}/echo", ANN.name, ANN.password))
+            assert seen["X-Forwarded-Groups"] == "/eng/core"
 
 
 class TestRefresh:
     async def test_an_expired_token_is_renewed_once_for_all_requests_that_wait(self, keycloak: Keycloak) -> None:
         """`revokeRefreshToken` is on: a second use of a refresh token would end the session at once."""
-        async with place(keycloak, AT_EXPIRY, access_token_lifespan=SHORT) as here:
-            async with running_app(here.config, time.time) as (app, _), Browser() as ann:
-                bearer = headers_of(await ann.sign_in(f"{here.url}/echo", ANN.name, ANN.password))["Authorization"]
-                for count in (1, 2):
-                    await expired()
-                    pages = await asyncio.gather(*(ann.fetch(f"{here.url}/echo") for _ in range(12)))
-                    renewed = {headers_of(page)["Authorization"] for page in pages}
-                    assert len(renewed) == 1
-                    assert bearer not in renewed
-                    bearer = renewed.pop()
-                    assert (await userinfo(keycloak, here.realm, bearer))[0] == 200
-                    refreshes = app.telemetry.metrics.registry.get_sample_value(
-                        "oidc_proxy_token_refresh_total", {"result": "success"}
-                    )
-                    assert refreshes == count
-                assert await here.sessions_of("ann") == 1
-                left = await sign_out(ann, here.url)
-                assert left.url.startswith(f"{here.url}/oauth2/signed_out"), "the renewed ID token is the hint"
-                assert await here.sessions_of("ann") == 0
+        async with (
+            place(keycloak, AT_EXPIRY, access_token_lifespan=SHORT) as here,
+            running_app(here.config, time.time) as (app, _),
+            Browser() as ann,
+        ):
+            bearer = headers_of(await ann.sign_in(f"{here.url}/echo", ANN.name, ANN.password))["Authorization"]
+            for count in (1, 2):
+                await expired()
+                pages = await asyncio.gather(*(ann.fetch(f"{here.url}/echo") for _ in range(12)))
+                renewed = {headers_of(page)["Authorization"] for page in pages}
+                assert len(renewed) == 1
+                assert bearer not in renewed
+                bearer = renewed.pop()
+                assert (await userinfo(keycloak, here.realm, bearer))[0] == 200
+                refreshes = app.telemetry.metrics.registry.get_sample_value(
+                    "oidc_proxy_token_refresh_total", {"result": "success"}
+                )
+                assert refreshes == count
+            assert await here.sessions_of("ann") == 1
+            left = await sign_out(ann, here.url)
+            assert left.url.startswith(f"{here.url}/oauth2/signed_out"), "the renewed ID token is the hint"
+            assert await here.sessions_of("ann") == 0
 
     @pytest.mark.parametrize("what", ["disabled", "session ended"])
     async def test_what_the_administrator_ended_asks_to_sign_in_again_and_not_for_ever(
         self, keycloak: Keycloak, what: str
     ) -> None:
-        async with place(keycloak, AT_EXPIRY, access_token_lifespan=SHORT) as here:
-            async with running_app(here.config, time.time) as (_, log), Browser() as bob:
-                await bob.sign_in(f"{here.url}/echo", BOB.name, BOB.password)
-                if what == "disabled":
-                    await keycloak.change_user(here.realm, "bob", enabled=False)
-                else:
-                    await keycloak.end_user_sessions(here.realm, "bob")
-                await expired()
-                refused = await bob.fetch(f"{here.url}/echo")
-                assert (refused.status, refused.json()["code"]) == (401, "sign_in_required")
-                assert '"event":"session.ended"' in log.getvalue()
+        async with (
+            place(keycloak, AT_EXPIRY, access_token_lifespan=SHORT) as here,
+            running_app(here.config, time.time) as (_, log),
+            Browser() as bob,
+        ):
+            await bob.sign_in(f"{here.url}/echo", BOB.name, BOB.password)
+            if what == "disabled":
+                await keycloak.change_user(here.realm, "bob", enabled=False)
+            else:
+                await keycloak.end_user_sessions(here.realm, "bob")
+            await expired()
+            refused = await bob.fetch(f"{here.url}/echo")
+            assert (refused.status, refused.json()["code"]) == (401, "sign_in_required")
+            assert '"event":"session.ended"' in log.getvalue()
+            asked = await bob.navigate(f"{here.url}/echo/again?n=1")
+            assert asks_for_password(asked)
+            assert len(asked.hops) == 2
+            if what == "disabled":
+                again = await bob.fill_sign_in(asked, BOB.name, BOB.password)
+                assert again.url.startswith(keycloak.base_url)
+                assert len(again.hops) <= 3
+                await keycloak.change_user(here.realm, "bob", enabled=True)
                 asked = await bob.navigate(f"{here.url}/echo/again?n=1")
-                assert asks_for_password(asked)
-                assert len(asked.hops) == 2
-                if what == "disabled":
-                    again = await bob.fill_sign_in(asked, BOB.name, BOB.password)
-                    assert again.url.startswith(keycloak.base_url)
-                    assert len(again.hops) <= 3
-                    await keycloak.change_user(here.realm, "bob", enabled=True)
-                    asked = await bob.navigate(f"{here.url}/echo/again?n=1")
-                page = await bob.fill_sign_in(asked, BOB.name, BOB.password)
-                assert headers_of(page)["X-Forwarded-User"] == await here.user("bob")
-                assert page.json()["target"] == "/echo/again?n=1"
+            page = await bob.fill_sign_in(asked, BOB.name, BOB.password)
+            assert headers_of(page)["X-Forwarded-User"] == await here.user("bob")
+            assert page.json()["target"] == "/echo/again?n=1"
 
 
 class TestOutages:
@@ -244,16 +265,20 @@ class TestOutages:
             assert await here.sessions_of("ann") == 1
 
     async def test_a_rotated_key_needs_no_restart(self, keycloak: Keycloak) -> None:
-        async with place(keycloak) as here, running_app(here.config, time.time) as (app, _):
-            async with Browser() as ann, Browser() as bob:
-                await ann.sign_in(f"{here.url}/echo", ANN.name, ANN.password)
-                keys = app._provider.keys.known
-                assert keys is not None
-                new = await keycloak.rotate_keys(here.realm, forget_old=True)
-                assert new not in {key.kid for key in keys.keys}
-                page = await bob.sign_in(f"{here.url}/echo", BOB.name, BOB.password)
-                assert headers_of(page)["X-Forwarded-Preferred-Username"] == "bob"
-                assert (await ann.fetch(f"{here.url}/echo")).status == 200, "old sessions go on"
+        async with (
+            place(keycloak) as here,
+            running_app(here.config, time.time) as (app, _),
+            Browser() as ann,
+            Browser() as bob,
+        ):
+            await ann.sign_in(f"{here.url}/echo", ANN.name, ANN.password)
+            keys = app._provider.keys.known
+            assert keys is not None
+            new = await keycloak.rotate_keys(here.realm, forget_old=True)
+            assert new not in {key.kid for key in keys.keys}
+            page = await bob.sign_in(f"{here.url}/echo", BOB.name, BOB.password)
+            assert headers_of(page)["X-Forwarded-Preferred-Username"] == "bob"
+            assert (await ann.fetch(f"{here.url}/echo")).status == 200, "old sessions go on"
 
 
 class TestReplicas:
@@ -280,6 +305,25 @@ class TestReplicas:
                 assert headers_of(await ask_other())["Authorization"] == renewed, "nobody refreshes a second time"
                 await sign_out(ann, here.url)
                 assert (await ask_other()).status == 401
+
+    async def test_two_gateways_that_refresh_at_the_same_moment_ask_once(
+        self, keycloak: Keycloak, redis_server: RedisServer
+    ) -> None:
+        """`revokeRefreshToken` is on: if both asked, the session would be over."""
+        config = merged(AT_EXPIRY, {"store": {"type": "redis", "url": redis_server.url}})
+        async with place(keycloak, config, access_token_lifespan=SHORT) as here, Browser() as ann:
+            port = free_port()
+            urls = [here.url, f"http://127.0.0.1:{port}"] * 4
+            beside = merged(here.config, {"listen": {"address": f"127.0.0.1:{port}"}})
+            host = {"Host": here.url.removeprefix("http://")}
+            async with running_app(here.config, time.time), running_app(beside, time.time):
+                await ann.sign_in(f"{here.url}/echo", ANN.name, ANN.password)
+                cookies = ann.cookies.header(here.url)
+                for _ in range(3):
+                    await expired()
+                    asked = (ann.request("GET", f"{url}/echo", headers=host, cookies=cookies) for url in urls)
+                    bearers = {headers_of(page)["Authorization"] for page in await asyncio.gather(*asked)}
+                    assert len(bearers) == 1
 
     async def test_a_sign_in_survives_the_replacement_of_the_gateway(
         self, keycloak: Keycloak, redis_server: RedisServer, tmp_path: Path

@@ -119,3 +119,14 @@ async def test_lt5_a_double_click_spends_the_code_once() -> None:
         assert sorted(page.status for page in both) == [303, 400]
         assert len(world.provider.calls("token")) == 1
         assert (await ann.fetch(f"{world.url}/echo")).status == 200
+
+
+async def test_f129_tabs_that_lose_the_race_for_the_session_are_no_loop() -> None:
+    """Each comes back before the browser has the cookie of another; but none leads where another one led."""
+    async with watched_world() as (_, world, ann):
+        await ann.sign_in(f"{world.url}/echo", "ann", "ann")
+        for number in range(8):
+            for cookie in [one for one in ann.cookies if one.name == "oidc_proxy"]:
+                ann.cookies.store(world.url, f"{cookie.name}=; Path=/; Max-Age=0")
+            page = await ann.navigate(f"{world.url}/echo/tab/{number}")
+            assert (page.status, page.url) == (200, f"{world.url}/echo/tab/{number}")
