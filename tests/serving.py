@@ -16,8 +16,12 @@ import yaml
 
 from tests.real.parts import Process, free_port
 
-COMMAND = str(Path(sys.executable).with_name("oidc-proxy"))
-"""What is installed, not what can be imported."""
+COMMAND = (
+    "/usr/bin/env",
+    f"PYTHONPATH={Path(__file__).parent.parent}",
+    str(Path(sys.executable).with_name("oidc-proxy")),
+)
+"""The command that is installed, with the code that these tests stand beside."""
 
 
 class Serving:
@@ -26,7 +30,7 @@ class Serving:
     def __init__(self, command: Sequence[str], folder: Path, url: str, admin: str) -> None:
         self.url, self.admin = url, admin
         self._file = folder / "output.log"
-        self.process = Process([COMMAND, *command], self._file)
+        self.process = Process([*COMMAND, *command], self._file)
 
     @property
     def log(self) -> str:

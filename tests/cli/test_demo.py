@@ -32,7 +32,7 @@ class Demo:
         port = free_port()
         self.url = f"http://localhost:{port}"
         self.jar, self._log = folder / "jar", folder / "output"
-        self.process = Process([COMMAND, "demo", "--port", str(port)], self._log)
+        self.process = Process([*COMMAND, "demo", "--port", str(port)], self._log)
 
     @property
     def output(self) -> str:
@@ -132,7 +132,7 @@ def test_f253_a_port_that_is_taken() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         done = subprocess.run(
-            [COMMAND, "demo", "--port", str(port)], capture_output=True, text=True, timeout=60, check=False
+            [*COMMAND, "demo", "--port", str(port)], capture_output=True, text=True, timeout=60, check=False
         )
     assert done.returncode == 1
     assert f"cannot listen on port {port}" in done.stderr

@@ -79,7 +79,7 @@ async def test_f253_a_request_under_way_is_finished_before_the_end(tmp_path: Pat
 
 async def test_f252_the_health_command_asks_the_process(tmp_path: Path) -> None:
     async def health(gateway: Serving) -> tuple[int | None, str]:
-        command = [COMMAND, "healthcheck", "--address", gateway.admin.removeprefix("http://")]
+        command = [*COMMAND, "healthcheck", "--address", gateway.admin.removeprefix("http://")]
         process = await asyncio.create_subprocess_exec(*command, stderr=subprocess.PIPE)
         _, said = await process.communicate()
         return process.returncode, said.decode()
@@ -108,7 +108,7 @@ def test_f253_a_port_that_is_taken(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        command = [COMMAND, "serve", "--config", "minimal.yaml", "--set", "admin={address: null}"]
+        command = [*COMMAND, "serve", "--config", "minimal.yaml", "--set", "admin={address: null}"]
         command += ["--set", f"listen.address=127.0.0.1:{taken.getsockname()[1]}"]
         environment = {"CLIENT_SECRET": "canary", "PATH": ""}
         corpus = Path(__file__).parent.parent / "corpus" / "config"
@@ -123,7 +123,7 @@ def test_f253_a_port_that_is_taken(tmp_path: Path) -> None:
 def test_f253_a_configuration_with_problems(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("public_url: http://127.0.0.1:1\nprovider: {issuer: 'https://x.test', client_id: a}\nupstrem: x\n")
-    done = subprocess.run([COMMAND, "serve", "-c", str(file)], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([*COMMAND, "serve", "-c", str(file)], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 78
     assert done.stdout == ""
     assert f"{file}:3:1" in done.stderr

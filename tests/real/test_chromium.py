@@ -62,7 +62,7 @@ async def person(chromium: Chromium, **options: Any) -> AsyncIterator[Person]:
 async def running_demo(folder: Path) -> AsyncIterator[str]:
     """The address of an `oidc-proxy demo` of its own."""
     port = free_port()
-    demo = Process([COMMAND, "demo", "--port", str(port)], folder / "demo.log")
+    demo = Process([*COMMAND, "demo", "--port", str(port)], folder / "demo.log")
     demo.start()
     try:
         while "Open" not in demo.tail():

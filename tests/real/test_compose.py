@@ -45,12 +45,12 @@ class TestTheFiles:
 
     def test_f105_config_check_finds_no_problems(self) -> None:
         secret = f"provider.client_secret_file={SECRET}"
-        command = [COMMAND, "config", "check", str(CONFIG), "--set", secret]
+        command = [*COMMAND, "config", "check", str(CONFIG), "--set", secret]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert (done.returncode, done.stdout) == (0, f"no problems in {CONFIG}\n"), done.stderr
 
     def test_f105_outside_of_the_container_only_the_secret_is_missing(self) -> None:
-        command = [COMMAND, "config", "check", str(CONFIG), "--format", "json"]
+        command = [*COMMAND, "config", "check", str(CONFIG), "--format", "json"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 78
         assert [problem["path"] for problem in json.loads(done.stdout)] == ["provider.client_secret_file"]
@@ -164,7 +164,7 @@ async def test_the_topology_runs_without_containers(
     async with composed(keycloak, redis_server, tmp_path) as running, Browser() as person:
         gateway = running.gateway
         await gateway.until("/readyz", 200)
-        command = [COMMAND, "healthcheck", *running.options]
+        command = [*COMMAND, "healthcheck", *running.options]
         assert (await asyncio.to_thread(subprocess.run, command, timeout=60)).returncode == 0
 
         public = await person.navigate(f"{gateway.url}/public/echo")
