@@ -10,9 +10,10 @@ LOCK := CUSTOM_COMPILE_COMMAND="make lock" pip-compile --quiet --generate-hashes
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --upgrade
 DEVELOPMENT := import tomllib; groups = tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]; \
 	print(*groups["test"], *groups["check"], sep="\n")
+PURE := values errors messages tokens oidc identity sessions policy pages
 INTO := .
 
-.PHONY: help install demo test check docs lock
+.PHONY: help install demo test coverage check docs lock
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -36,6 +37,11 @@ demo: .venv/program ## a provider, an application and the gateway in front of it
 
 test: install ## all tests; those with a real Keycloak, Redis or Chromium where it can be had. ARGS="-k word" chooses
 	$(BIN)/pytest $(ARGS)
+
+coverage: install ## every branch of each pure module, by that module's own tests
+	@for module in $(PURE); do \
+		$(BIN)/pytest --quiet --no-summary --no-header --real=off $$(ls -d tests/$$module tests/test_$$module*.py 2>/dev/null) \
+			--cov=oidc_proxy.$$module --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered || exit 1; done
 
 check: install ## format, lint, types, Dockerfile, and whether generated files are up to date
 	$(BIN)/ruff format --check .

@@ -8,13 +8,14 @@ cannot be exchanged. Nothing here reads a clock or rolls dice; ``now`` and rando
 from __future__ import annotations
 
 import hashlib
+import hmac
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -63,6 +64,16 @@ class RefreshSettings(Settings):
     )
 
 
+class SessionCacheSettings(Settings):
+    """Sessions that a worker keeps in its memory; the store tells when one of them changes."""
+
+    entries: int = Field(10_000, ge=1, description="Most sessions that one worker keeps.")
+    ttl: Duration = Field(
+        Duration(300),
+        description="Longest time that a session is kept without reading it again, whatever the store says.",
+    )
+
+
 class SessionSettings(Settings):
     """How long sessions last, and what seals them."""
 
@@ -75,6 +86,7 @@ class SessionSettings(Settings):
         None, description="How often the use of a session is written down; a tenth of the idle time-out unless given."
     )
     refresh: RefreshSettings = Field(RefreshSettings(), description="Renewal of access tokens.")
+    cache: SessionCacheSettings = Field(SessionCacheSettings(), description="Sessions in a worker's memory.")
     key: Secret | None = Field(
         None,
         description="Secret that seals the cookies of sign-ins under way; derived from the client secret unless given. "
@@ -156,6 +168,22 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True):
     def __repr__(self) -> str:
         return f"Session(created_at={self.created_at}, ends_at={self.ends_at})"
 
+    @property
+    def expires_at(self) -> Instant | None:
+        """When the access token expires."""
+        return self.tokens.expires_at
+
+    @property
+    def renewable(self) -> bool:
+        """Whether there is a refresh token."""
+        return self.tokens.refresh_token is not None
+
+    @property
+    def sid(self) -> str | None:
+        """The provider's own id of the session (Back-Channel Logout 1.0 §2.1)."""
+        sid = self.claims.get("sid")
+        return sid if isinstance(sid, str) and sid else None
+
     def touched(self, now: Instant) -> Session:
         """The same session, in use at ``now``."""
         return msgspec.structs.replace(self, seen_at=now)
@@ -197,25 +225,49 @@ class Freshness(Enum):
         return self in {Freshness.IDLE, Freshness.OVER, Freshness.UNRENEWABLE}
 
 
-def freshness(session: Session, settings: SessionSettings, now: Instant) -> Freshness:
+class Timed(Protocol):
+    """The times that decide over a session."""
+
+    @property
+    def seen_at(self) -> Instant: ...
+    @property
+    def ends_at(self) -> Instant: ...
+    @property
+    def expires_at(self) -> Instant | None: ...
+    @property
+    def renewable(self) -> bool: ...
+
+
+def freshness(session: Timed, settings: SessionSettings, now: Instant) -> Freshness:
     """Whether the session lives, and whether its access token must be renewed."""
     if now >= session.ends_at:
         return Freshness.OVER
     if now >= session.seen_at + settings.idle_timeout:
         return Freshness.IDLE
-    tokens = session.tokens
-    if tokens.expires_at is None or now < tokens.expires_at - settings.refresh.leeway:
+    expires_at = session.expires_at
+    if expires_at is None or now < expires_at - settings.refresh.leeway:
         return Freshness.LIVE
-    if tokens.refresh_token is None:
-        return Freshness.LIVE if now < tokens.expires_at else Freshness.UNRENEWABLE
-    return Freshness.STALE if now < tokens.expires_at else Freshness.SPENT
+    if not session.renewable:
+        return Freshness.LIVE if now < expires_at else Freshness.UNRENEWABLE
+    return Freshness.STALE if now < expires_at else Freshness.SPENT
 
 
 # ── sealing ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 RECORD_VERSION = b"\x01"
+"""The version that is written, as the first byte of a record.
+
+While a new release replaces the old one, both read what the other has written. A field that has a default changes no
+version: an older gateway passes over it, a newer one fills it in. Only a record that an older gateway would
+misunderstand needs a new version, and a reader of the previous one in ``_READERS``; a gateway that meets a version
+which it cannot read asks the user to sign in.
+"""
+
 _records = msgspec.msgpack.Encoder()
-_sessions = msgspec.msgpack.Decoder(Session)
+_READERS: Mapping[bytes, Callable[[bytes], Session]] = {
+    b"\x01": msgspec.msgpack.Decoder(Session).decode,
+}
+"""Version → how the plain text of a record becomes a session. The written one and the one before it."""
 
 
 class Unreadable(ValueError):
@@ -244,11 +296,14 @@ def seal(session: Session, ticket: Ticket, nonce: bytes) -> bytes:
 def unseal(record: bytes, ticket: Ticket) -> Session:
     """The session in a record of the store. Raises Unreadable."""
     version, sealed = record[:1], record[1:]
-    if version != RECORD_VERSION:
-        raise Unreadable(f"record of version {version.hex() or 'none'}; this release reads {RECORD_VERSION.hex()}")
+    read = _READERS.get(version)
+    if read is None:
+        known = ", ".join(version.hex() for version in _READERS)
+        raise Unreadable(f"record of version {version.hex() or 'none'}; this release reads {known}")
+    plain = _open(ticket.key, sealed, b"session" + version + ticket.record_id.encode())
     try:
-        return _sessions.decode(_open(ticket.key, sealed, b"session" + version + ticket.record_id.encode()))
-    except msgspec.DecodeError:
+        return read(plain)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Unreadable("the record does not hold a session") from None
 
 
@@ -333,3 +388,67 @@ def _origin(url: str) -> str:
 def login_suffix(state: str) -> str:
     """What the cookie of a sign-in is called after: short, and it does not give the state away."""
     return _base64(hashlib.sha256(state.encode()).digest()[:9])
+
+
+# ── what can be known of a session without its ticket ─────────────────────────────────────────────────────────────────
+
+
+class Card(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A session as the user's own list and the administrator see it. No token, and nothing that opens the session."""
+
+    record_id: str
+    issuer: str
+    subject: str
+    sid: str | None
+    user: str
+    origin: str
+    created_at: Instant
+    ends_at: Instant
+    address: str = ""
+    user_agent: str = ""
+
+
+_cards = msgspec.msgpack.Decoder(Card)
+
+
+class Registry:
+    """Names and seals what the store keeps beside a session, with keys that every replica has.
+
+    Names are keyed hashes: whoever reads the store cannot tell whose sessions there are.
+    """
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        self._keys = tuple(keys)
+
+    def of_subject(self, issuer: str, subject: str) -> str:
+        """The set of a user's sessions. The identity key is (iss, sub): OpenID Connect Core §5.7."""
+        return f"sub:{self._name('sub', issuer, subject)}"
+
+    def of_sid(self, issuer: str, sid: str) -> str:
+        """The set of the sessions that belong to one session at the provider."""
+        return f"sid:{self._name('sid', issuer, sid)}"
+
+    def ended(self, index: str) -> str:
+        """The mark that the sessions of an index have just been ended, for one that is about to begin."""
+        return f"ended:{index}"
+
+    def used_logout_token(self, issuer: str, jti: str) -> str:
+        """The mark that a logout token has been used."""
+        return f"jti:{self._name('jti', issuer, jti)}"
+
+    def _name(self, *parts: str) -> str:
+        text = "\0".join(parts).encode("utf-8", "surrogatepass")
+        return hmac.new(self._keys[0], b"oidc_proxy name\0" + text, hashlib.sha256).hexdigest()
+
+    def seal(self, card: Card, nonce: bytes) -> bytes:
+        """The card as the store keeps it."""
+        return _seal(self._keys[0], nonce, _records.encode(card), f"card\0{card.record_id}".encode())
+
+    def open(self, sealed: bytes, record_id: str) -> Card | None:
+        """The card of this record, or None if it cannot be opened."""
+        for key in self._keys:
+            try:
+                return _cards.decode(_open(key, sealed, f"card\0{record_id}".encode()))
+            except (Unreadable, msgspec.DecodeError):
+                continue
+        return None

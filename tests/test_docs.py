@@ -87,7 +87,8 @@ SNIPPETS = [
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
 def test_every_configuration_passes_the_check(snippet: str, tmp_path: Path) -> None:
-    (tmp_path / "oidc_client_secret").write_text("a secret")
+    for name in re.findall(r"/run/secrets/(\w+)", snippet):
+        (tmp_path / name).write_text("a secret")
     content = snippet.replace("/run/secrets/", f"{tmp_path}/")
     if not {"public_url", "provider"} & yaml.safe_load(content).keys():
         content = yaml.safe_dump({name: value for name, value in SMALLEST.items() if name not in content}) + content
@@ -213,7 +214,10 @@ def test_every_variable_of_keycloak_is_one_that_compose_sets(name: str) -> None:
 
 @pytest.mark.parametrize("name", said(r"oidc_proxy_[a-z_]+"))
 def test_every_metric_in_the_text_exists(name: str) -> None:
-    assert f'"{name}"' in SOURCE
+    # A counter that is read from elsewhere gets its `_total` from Prometheus' client library.
+    assert f'"{name}"' in SOURCE or f'CounterMetricFamily("{name.removesuffix("_total")}"' in re.sub(
+        r"\(\s+", "(", SOURCE
+    )
 
 
 # ── tables ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -238,15 +242,36 @@ def test_dependencies_are_those_of_the_project() -> None:
 LOGGING, METRICS = ROOT / "docs" / "logging.md", ROOT / "docs" / "metrics.md"
 
 
+def calls(tree: ast.AST, method: str) -> Iterator[ast.Call]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == method:
+            yield node
+
+
 def logged(method: str) -> dict[str, set[str]]:
     """Event → the fields that are written where it is logged, as far as the code names them there."""
     events: dict[str, set[str]] = {}
-    for node in ast.walk(ast.parse(SOURCE)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == method:
-            name = next((a.value for a in node.args[-1:] if isinstance(a, ast.Constant)), None)
-            if isinstance(name, str):
-                events.setdefault(name, set()).update(keyword.arg for keyword in node.keywords if keyword.arg)
+    for owner in (node for node in ast.walk(ast.parse(SOURCE)) if isinstance(node, ast.ClassDef)):
+        for function in owner.body:
+            for call in calls(function, method):
+                for name in _texts(owner, function, call.args[-1]) if call.args else ():
+                    events.setdefault(name, set()).update(keyword.arg for keyword in call.keywords if keyword.arg)
     return events
+
+
+def _texts(owner: ast.ClassDef, function: ast.stmt, value: ast.expr) -> Iterator[str]:
+    """What an argument may be: a text, a text made with a parameter, or a parameter, if its methods pass it texts."""
+    match value:
+        case ast.Constant(value=str(text)):
+            yield text
+        case ast.JoinedStr([ast.Constant(value=str(text)), ast.FormattedValue(value=word)]):
+            yield from (text + end for end in _texts(owner, function, word))
+        case ast.Name(id=name):
+            assert isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+            place = [argument.arg for argument in function.args.args].index(name) - 1
+            for caller in owner.body:
+                for call in calls(caller, function.name):
+                    yield from _texts(owner, caller, call.args[place])
 
 
 AUDIT, MESSAGES = logged("audit"), logged("message")
@@ -301,6 +326,8 @@ class TestAWorld:
         described = {bare(name)[0]: told for name, *told in rows(METRICS, "## Metrics")}
         counted = [metric for metric in vars(world.app.telemetry.metrics).values() if hasattr(metric, "describe")]
         labelled = {metric.describe()[0].name: list(metric._labelnames) for metric in counted}
+        for family in world.app.telemetry.metrics.registry.collect():
+            labelled.setdefault(family.name, list(family.samples[0].labels) if family.samples else [])
         assert {name for name in there if not name.endswith("_created")} == described.keys()
         for name, (kind, labels, meaning) in described.items():
             assert (kind, meaning) == (kinds[name], there[name])

@@ -6,7 +6,8 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from http import HTTPStatus
 
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 from oidc_proxy import errors, pages
 from oidc_proxy.errors import LoginFault, ProviderFault, ProxyError, RequestFault, StoreFault, UpstreamFault
 from oidc_proxy.messages import Cookie, Reply
-from oidc_proxy.pages import PageSettings, ProviderAnswer
+from oidc_proxy.pages import OtherSession, OwnSession, PageSettings, ProviderAnswer, browser_words
 from oidc_proxy.values import Origin
 
 REQUEST_ID = "01jd8q2x5m7r"
@@ -38,6 +39,16 @@ def signed_out_page(**changes: object) -> Reply:
 def confirm_sign_out_page(**changes: object) -> Reply:
     given = {"action": "/oauth2/sign_out", "request_id": REQUEST_ID, "now": NOW, "settings": PLAIN}
     return pages.confirm_sign_out_page(**{**given, **changes})
+
+
+OWN = OwnSession("Firefox on Linux", "192.0.2.7", NOW - 3600, NOW + 1800, NOW + 7200, NOW + 240, renewable=True)
+PHONE = OtherSession("5e0f3c1d2b4a6978", "Safari on iPhone", "2001:db8::7", NOW - 86_400)
+
+
+def my_sessions_page(own: OwnSession = OWN, others: Sequence[OtherSession] = (PHONE,), **changes: object) -> Reply:
+    given = {"account": "ann", "session_url": "/oauth2/session", "sign_out_url": "/oauth2/sign_out"}
+    given |= {"request_id": REQUEST_ID, "now": NOW, "settings": PLAIN}
+    return pages.my_sessions_page(own, others, **{**given, **changes})
 
 
 def refused(**changes: object) -> Reply:
@@ -68,6 +79,11 @@ def every_page() -> Iterator[tuple[str, Reply]]:
             account="ann",
             form_targets=[Origin.parse("https://idp.test"), Origin.parse("http://localhost:8080")],
         ),
+    )
+    yield "confirm_sign_out everywhere", confirm_sign_out_page(settings=settings, everywhere=True, fields={"all": "1"})
+    yield (
+        "my_sessions",
+        my_sessions_page(others=[PHONE] * 40, settings=settings, form_targets=[Origin.parse("https://idp.test")]),
     )
 
 
@@ -201,7 +217,7 @@ def test_reference_and_time_are_shown_and_the_software_is_not(reply: Reply) -> N
     document = Document(reply)
     assert f"Reference {REQUEST_ID}" in document.text
     assert "2026-11-21 10:05:55 UTC" in document.text
-    assert document.all("time") == [{"datetime": "2026-11-21T10:05:55Z"}]
+    assert document.all("time")[-1] == {"datetime": "2026-11-21T10:05:55Z"}
     assert "0.1.0" not in document.text
 
 
@@ -259,6 +275,13 @@ PLACES: dict[str, Callable[[str], Reply]] = {
     "cancel_url": lambda word: confirm_sign_out_page(cancel_url=word),
     "field name": lambda word: confirm_sign_out_page(fields={word: "x"}),
     "field value": lambda word: confirm_sign_out_page(fields={"x": word}),
+    "account of the sessions": lambda word: my_sessions_page(account=word),
+    "own browser": lambda word: my_sessions_page(replace(OWN, browser=word)),
+    "own address": lambda word: my_sessions_page(replace(OWN, address=word)),
+    "id of another": lambda word: my_sessions_page(others=[replace(PHONE, id=word)]),
+    "browser of another": lambda word: my_sessions_page(others=[replace(PHONE, browser=word)]),
+    "address of another": lambda word: my_sessions_page(others=[replace(PHONE, address=word)]),
+    "home_url": lambda word: my_sessions_page(home_url=word),
 }
 
 
@@ -294,6 +317,8 @@ def test_a_page_of_nothing_but_hostile_words_is_not_large(word: str) -> None:
         account=word,
     )
     outage = error_page(StoreFault("store_unavailable", word), request_id=word, retry_url=path)
+    own, others = replace(OWN, browser=word, address=word), [OtherSession(word, word, word, NOW)] * 100
+    assert len(my_sessions_page(own, others, account=word, request_id=word).body) <= 15_000
     assert len(reply.body) <= 15_000
     assert len(outage.body) <= 15_000
 
@@ -502,7 +527,7 @@ def test_f52_a_problem_without_a_place_to_sign_in() -> None:
 
 JSON_REPLIES = {
     "application/problem+json": pages.problem(RequestFault("access_denied"), request_id="</script>\udcff\x00"),
-    "application/json": pages.userinfo_reply({"sub": "</script>\udcff\x00ü"}),
+    "application/json": pages.json_reply(200, {"sub": "</script>\udcff\x00ü"}),
 }
 
 
@@ -520,7 +545,7 @@ def test_f258_json_is_locked_down_too(media_type: str, reply: Reply) -> None:
 
 def test_userinfo_is_what_was_given() -> None:
     claims = {"sub": "248289761001", "name": "Zoë 😀", "groups": ["/eng/core"], "email_verified": True, "x": None}
-    reply = pages.userinfo_reply(claims)
+    reply = pages.json_reply(200, claims)
     assert reply.status == 200
     assert json.loads(reply.body) == claims
 
@@ -569,13 +594,116 @@ def test_br7_the_form_may_be_answered_with_a_redirect_to_the_provider() -> None:
 
 def test_the_form_keeps_its_origin_and_all_other_pages_tell_nothing() -> None:
     policies = {name: headers(reply)["Referrer-Policy"] for name, reply in PAGES.items()}
-    assert policies.pop("confirm_sign_out") == "same-origin"
+    for name in ("confirm_sign_out", "confirm_sign_out everywhere", "my_sessions"):
+        assert policies.pop(name) == "same-origin"
     assert set(policies.values()) == {"no-referrer"}
 
 
 def test_a_form_without_an_endpoint_is_a_mistake_of_ours() -> None:
     with pytest.raises(ValueError, match="endpoint"):
         confirm_sign_out_page(action="javascript:alert(1)")
+
+
+def test_f265_the_question_says_when_every_browser_is_meant() -> None:
+    document = Document(confirm_sign_out_page(fields={"all": "1"}, everywhere=True))
+    assert document.all("input") == [{"type": "hidden", "name": "all", "value": "1"}]
+    assert "Sign out everywhere?" in document.text
+    assert "every browser" in document.text
+    assert "every browser" not in Document(confirm_sign_out_page()).text
+
+
+# ── my sessions ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_f261_the_list_says_who_where_and_until_when() -> None:
+    document = Document(my_sessions_page())
+    assert "You are signed in as ann ." in document.text
+    assert "Firefox on Linux, from 192.0.2.7" in document.text
+    assert "Ends if not used 2026-11-21 10:35 UTC" in document.text
+    assert "Ends in any case 2026-11-21 12:05 UTC" in document.text
+    assert "Access token until 2026-11-21 10:09 UTC , then renewed by itself" in document.text
+    assert "Safari on iPhone since 2026-11-20 10:05 UTC , from 2001:db8::7" in document.text
+
+
+def test_f261_each_session_has_a_button_that_names_it() -> None:
+    tablet = OtherSession("0123456789abcdef", "Chrome on Android", "", NOW)
+    document = Document(my_sessions_page(others=[PHONE, tablet]))
+    assert [form["action"] for form in document.all("form")] == [
+        "/oauth2/sign_out",
+        "/oauth2/session",
+        "/oauth2/session",
+        "/oauth2/session",
+        "/oauth2/sign_out",
+    ]
+    assert {form["method"] for form in document.all("form")} == {"post"}
+    assert [(field["name"], field["value"]) for field in document.all("input")] == [
+        ("end", PHONE.id),
+        ("end", tablet.id),
+        ("end", "others"),
+        ("all", "1"),
+    ]
+    described = [button["aria-describedby"] for button in document.all("button") if "aria-describedby" in button]
+    assert described == [block["id"] for block in document.all("div") if "id" in block]
+    assert "Chrome on Android since" in document.text
+
+
+def test_f261_nobody_else_and_a_token_without_an_end() -> None:
+    document = Document(my_sessions_page(replace(OWN, token_until=None, address=""), [], home_url=None))
+    assert "You are not signed in anywhere else." in document.text
+    assert "Access token" not in document.text
+    assert "from" not in document.text.split("Browser", 1)[1].split("Signed in")[0]
+    assert [field["name"] for field in document.all("input")] == ["all"]
+    assert document.all("a") == []
+    assert "renewed" not in Document(my_sessions_page(replace(OWN, renewable=False))).text
+
+
+def test_f261_more_sessions_than_a_page_takes_are_counted() -> None:
+    document = Document(my_sessions_page(others=[PHONE] * 14))
+    assert len(document.all("li")) == 12
+    assert "There are 2 more." in document.text
+    assert "more" not in Document(my_sessions_page(others=[PHONE] * 12)).text
+
+
+@pytest.mark.parametrize("name", ["session_url", "sign_out_url"])
+def test_a_list_without_an_endpoint_is_a_mistake_of_ours(name: str) -> None:
+    with pytest.raises(ValueError, match="endpoints"):
+        my_sessions_page(**{name: "javascript:alert(1)"})
+
+
+MOZILLA = "Mozilla/5.0"
+AGENTS = {
+    f"{MOZILLA} (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0": "Firefox on Linux",
+    f"{MOZILLA} (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36 "
+    "Edg/142.0.0.0": "Edge on Windows",
+    f"{MOZILLA} (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Mobile Safari/537.36": (
+        "Chrome on Android"
+    ),
+    f"{MOZILLA} (iPhone; CPU iPhone OS 18_1 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.1 "
+    "Mobile/15E148 Safari/604.1": "Safari on iPhone",
+    f"{MOZILLA} (iPhone; CPU iPhone OS 18_1 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) CriOS/142.0.0.0 "
+    "Mobile/15E148 Safari/604.1": "Chrome on iPhone",
+    f"{MOZILLA} (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.1 "
+    "Safari/605.1.15": "Safari on Mac",
+    "curl/8.9.1": "curl",
+    "": "Unknown browser",
+    "<script>alert(1)</script>": "Unknown browser",
+    "\udcff Linux \x00": "Unknown browser on Linux",
+}
+
+
+@pytest.mark.parametrize(("user_agent", "words"), AGENTS.items(), ids=AGENTS.values())
+def test_f261_a_browser_in_words(user_agent: str, words: str) -> None:
+    assert browser_words(user_agent) == words
+
+
+def test_lo9_lo10_the_frame_is_for_the_provider_alone() -> None:
+    reply = pages.empty_frame(Origin.parse("https://idp.test"))
+    sent = headers(reply)
+    assert (reply.status, reply.body) == (200, b"")
+    assert policy(reply)["frame-ancestors"] == ["https://idp.test"]
+    assert policy(reply)["default-src"] == ["'none'"]
+    assert "X-Frame-Options" not in sent
+    assert sent["Cache-Control"] == "no-store"
 
 
 # ── redirects ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -32,6 +32,7 @@ from oidc_proxy.tokens import (
     IdTokenSettings,
     KeySet,
     KeyUnknown,
+    LogoutClaims,
     TokenInvalid,
     VerifiedClaims,
     accept_userinfo,
@@ -39,6 +40,7 @@ from oidc_proxy.tokens import (
     merge,
     verify_access_token,
     verify_id_token,
+    verify_logout_token,
     verify_refreshed_id_token,
     verify_userinfo_token,
 )
@@ -937,6 +939,135 @@ def test_access_token_that_is_opaque_or_forged() -> None:
     """JW-27 JW-29."""
     refused(ACCESS, "malformed", access)
     refused(sign(access_claims(), by=key("RSA again")), "signature", access)
+
+
+# ── Logout tokens ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+EVENT = "http://schemas.openid.net/event/backchannel-logout"
+SID, JTI = "session-08a5019c", "bWJq-0"
+
+
+def logout(raw: Any, **options: Any) -> LogoutClaims:
+    return verify_logout_token(raw, provider_keys(), EXPECT, **({"now": NOW} | options))
+
+
+def logout_claims(**changes: Any) -> dict[str, Any]:
+    """As Keycloak makes them."""
+    token = {"jti": JTI, "sid": SID, "typ": "Logout", "events": {EVENT: {}}, "exp": int(NOW) + 120, "nonce": ABSENT}
+    return claims(**(token | changes))
+
+
+LOGOUT_ACCEPTED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "V7 LO-24 Keycloak since 25": ({}, {"typ": "logout+jwt"}),
+    "V7 Keycloak before": ({}, {}),
+    "LO-24 application/LOGOUT+JWT": ({"typ": ABSENT}, {"typ": "application/LOGOUT+JWT"}),
+    "LO-24 no typ at all": ({"typ": ABSENT}, {"typ": ABSENT}),
+    "V7 aud is a list": ({"aud": [CLIENT]}, {}),
+    "LO-12 a trusted audience besides, with azp": ({"aud": [CLIENT, "trusted"], "azp": CLIENT}, {}),
+    "LO-14 Keycloak: offline sessions as well": ({"events": {EVENT: {}, "revoke_offline_access": True}}, {}),
+    "LO-14 the event says more": ({"events": {EVENT: {"x": 1}}}, {}),
+    "LO-12 within the skew": ({"iat": NOW + 29, "exp": NOW - 29}, {}),
+}
+
+
+@pytest.mark.parametrize(("changes", "header"), LOGOUT_ACCEPTED.values(), ids=LOGOUT_ACCEPTED)
+def test_logout_token_accepted(changes: dict[str, Any], header: dict[str, Any]) -> None:
+    given = logout_claims(**changes)
+    assert logout(sign(given, header=header)) == LogoutClaims(ISSUER, SUBJECT, SID, JTI, given["exp"] + 30)
+
+
+@pytest.mark.parametrize(
+    ("changes", "subject", "sid"),
+    [
+        pytest.param({"sid": ABSENT}, SUBJECT, None, id="LO-13 LG-8 F193 sub only"),
+        pytest.param({"sub": ABSENT}, None, SID, id="LO-13 LG-8 sid only"),
+    ],
+)
+def test_logout_token_says_whom_or_which(changes: dict[str, Any], subject: str | None, sid: str | None) -> None:
+    found = logout(sign(logout_claims(**changes)))
+    assert (found.subject, found.sid) == (subject, sid)
+
+
+@pytest.mark.parametrize(
+    ("times", "until"),
+    [
+        pytest.param({"exp": NOW + 120}, NOW + 150, id="exp"),
+        pytest.param({"exp": NOW + 10**9}, NOW + 3630, id="exp is far away"),
+        pytest.param({"iat": NOW - 3000, "exp": NOW + 10**9}, NOW + 630, id="exp is far away, and the token old"),
+    ],
+)
+def test_lo16_the_jti_need_be_remembered_until_then(times: dict[str, Any], until: float) -> None:
+    raw = sign(logout_claims(**times))
+    assert logout(raw).usable_until == until
+    assert logout(raw, now=until - 0.1).jti == JTI
+    with pytest.raises(TokenInvalid):
+        logout(raw, now=until)
+
+
+LOGOUT_REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "V7 LO-14 no events": ("events", {"events": ABSENT}, {}),
+    "V7 LO-14 another event": ("events", {"events": {EVENT + "s": {}}}, {}),
+    "LG-5 events is a list": ("events", {"events": [EVENT]}, {}),
+    "LG-5 events is text": ("events", {"events": EVENT}, {}),
+    "LG-5 LO-14 the event is a list": ("events", {"events": {EVENT: []}}, {}),
+    "LO-14 the event is null": ("events", {"events": {EVENT: None}}, {}),
+    "LO-14 the event is true": ("events", {"events": {EVENT: True}}, {}),
+    "V7 LO-15 LG-5 nonce": ("type", {"nonce": NONCE}, {}),
+    "LO-15 nonce is null": ("type", {"nonce": None}, {}),
+    "LG-5 Keycloak's ID token": ("type", {"typ": "ID"}, {}),
+    "LG-5 an ID token by its at_hash": ("type", {"typ": ABSENT, "at_hash": "x"}, {}),
+    "LG-5 an ID token by its lack of events": ("events", {"typ": ABSENT, "events": ABSENT, "jti": ABSENT}, {}),
+    "JW-23 an access token": ("type", {"typ": "Bearer"}, {}),
+    "JW-23 at+jwt": ("type", {"typ": ABSENT}, {"typ": "at+jwt"}),
+    "LO-24 typ of something else": ("type", {}, {"typ": "secevent+jwt"}),
+    "V7 LO-13 neither sub nor sid": ("subject", {"sub": ABSENT, "sid": ABSENT}, {}),
+    "LO-13 sub is empty": ("subject", {"sub": ""}, {}),
+    "LO-13 sub is null": ("subject", {"sub": None}, {}),
+    "LO-13 sub is a list": ("subject", {"sub": ["x"]}, {}),
+    "LO-13 sid is empty": ("sid", {"sid": ""}, {}),
+    "LO-13 sid is a number": ("sid", {"sid": 5}, {}),
+    "LO-13 sid is null": ("sid", {"sid": None}, {}),
+    "V7 LG-5 AV-24 jti missing": ("jti", {"jti": ABSENT}, {}),
+    "LO-16 jti is empty": ("jti", {"jti": ""}, {}),
+    "LO-16 jti is a number": ("jti", {"jti": 1}, {}),
+    "V7 LG-5 AV-24 iat missing": ("issued_at", {"iat": ABSENT}, {}),
+    "LO-12 iat is text": ("issued_at", {"iat": "now"}, {}),
+    "V7 LO-12 iat one year ago": ("issued_at", {"iat": NOW - 365 * 86400}, {}),
+    "LO-12 iat ahead": ("issued_at", {"iat": NOW + 31}, {}),
+    "LO-12 exp missing": ("expired", {"exp": ABSENT}, {}),
+    "V7 LG-5 expired": ("expired", {"exp": NOW - 31}, {}),
+    "LO-12 nbf ahead": ("not_before", {"nbf": NOW + 31}, {}),
+    "V7 LG-5 LO-12 another issuer": ("issuer", {"iss": "https://evil.test"}, {}),
+    "LO-12 iss missing": ("issuer", {"iss": ABSENT}, {}),
+    "V7 LO-12 another audience": ("audience", {"aud": "other"}, {}),
+    "LO-12 a stranger in the audience": ("audience", {"aud": [CLIENT, "other"]}, {}),
+    "LO-12 aud missing": ("audience", {"aud": ABSENT}, {}),
+    "LO-12 azp of another client": ("azp", {"azp": "other"}, {}),
+    "V7 LO-17 LG-5 none": ("algorithm", {}, {"alg": "none"}),
+    "LO-17 LG-5 HS256": ("algorithm", {}, {"alg": "HS256"}),
+}
+
+
+@pytest.mark.parametrize(("reason", "changes", "header"), LOGOUT_REFUSED.values(), ids=LOGOUT_REFUSED)
+def test_logout_token_refused(reason: str, changes: dict[str, Any], header: dict[str, Any]) -> None:
+    fault = refused(sign(logout_claims(**changes), header=header), reason, logout)
+    assert SID not in str(fault)
+    assert JTI not in str(fault)
+
+
+def test_logout_token_that_is_forged_or_of_a_key_to_come() -> None:
+    """LO-12 LG-7."""
+    refused(sign(logout_claims(), by=key("RSA again")), "signature", logout)
+    with pytest.raises(KeyUnknown):
+        logout(sign(logout_claims(), header={"kid": "next"}))
+
+
+def test_a_logout_token_is_no_other_token() -> None:
+    """JW-23: not even where its own kind is not marked."""
+    raw = sign(logout_claims(typ=ABSENT))
+    refused(raw, "type")
+    refused(raw, "type", access)
+    refused(raw, "type", userinfo)
 
 
 # ── Together ────────────────────────────────────────────────────────────────────────────────────────────────────────

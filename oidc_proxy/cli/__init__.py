@@ -26,6 +26,7 @@ COMMANDS = {
     "demo": "run everything in one process: a provider, an application and the gateway in front of it",
     "config": "check, show or document the configuration",
     "policy": "say which route and rule a request meets, and why",
+    "session": "list, show and end sessions of a running gateway",
     "healthcheck": "ask the administration listener whether the gateway is ready",
     "version": "print the version",
 }

@@ -252,6 +252,18 @@ def listeners_differ(listen: ListenSettings, admin: AdminSettings) -> Iterator[P
         yield Problem("E128", "admin.address", "is the address of `listen` as well", "write another port")
 
 
+def sessions_administered(admin: AdminSettings) -> Iterator[Problem]:
+    """Whoever reaches a listener must not end sessions because of that alone."""
+    if admin.address is not None and not admin.loopback and admin.token is None:
+        yield Problem(
+            "W206",
+            "admin.address",
+            "is reachable from other machines, and there is no `admin.token`: /sessions answers 403, so sessions "
+            "can be neither listed nor ended",
+            "add token_file with a long random text, or write a loopback address",
+        )
+
+
 def provider_protected(provider: ProviderSettings) -> Iterator[Problem]:
     """What is permitted for trials should not go unseen."""
     if not provider.tls.verify:
@@ -273,5 +285,6 @@ CHECKS = (
     lifetimes,
     routes_usable,
     listeners_differ,
+    sessions_administered,
     provider_protected,
 )

@@ -124,7 +124,7 @@ def _commented(entry: _Entry, depth: int, lead: str) -> Iterator[str]:
     """A setting inside an explanation, with its own explanation as a YAML comment."""
     margin = "  " * depth
     yield from _wrapped(_sentence(entry.info), f"## {margin}# ")
-    section = _section(entry)
+    section = _section(entry) or next(((model, None) for model in fields.models(entry.info.annotation)), None)
     at = margin[:-2] + lead if lead.strip() else margin
     if section is None:
         yield f"## {at}{entry.name}: {yaml_text(entry.value)}"

@@ -37,6 +37,7 @@ CODES = {
     "W203": "Every client is trusted to say where it comes from.",
     "W204": "The provider is reached without TLS, or its certificate is not checked.",
     "W205": "Replicas cannot open each other's sign-ins under way.",
+    "W206": "Sessions cannot be administered.",
 }
 """Stable codes: E… stops the start, W… is only said."""
 

@@ -36,7 +36,7 @@ from .token_requests import (
     refresh_request,
     revocation_request,
 )
-from .token_responses import Tokens, read_token_response, read_userinfo
+from .token_responses import Tokens, check_revocation, read_token_response, read_userinfo
 from .urls import redirect_allowed
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "begin_login",
     "cache_seconds",
     "check_callback",
+    "check_revocation",
     "client_auth",
     "code_challenge",
     "code_request",

@@ -109,10 +109,10 @@ def _misconfigured(detail: str) -> ProviderFault:
 
 
 def _check_issuer(announced: object, settings: ProviderSettings) -> None:
-    wanted = settings.issuer
-    accepted = {wanted, f"{wanted}/", wanted.removesuffix("/")} if settings.issuer_slash_tolerant else {wanted}
-    if not isinstance(announced, str) or announced not in accepted:
-        raise _misconfigured(f"issuer is {shown(announced)} in the metadata, but `provider.issuer` is {shown(wanted)}")
+    if not isinstance(announced, str) or announced not in settings.issuers:
+        raise _misconfigured(
+            f"issuer is {shown(announced)} in the metadata, but `provider.issuer` is {shown(settings.issuer)}"
+        )
 
 
 def _check_pkce(methods: tuple[str, ...] | None, settings: ProviderSettings) -> None:

@@ -191,6 +191,14 @@ class ProviderSettings(Settings):
             raise ValueError("; ".join(problems))
         return self
 
+    @property
+    def issuers(self) -> tuple[str, ...]:
+        """What the provider may call itself, our own word first."""
+        own = self.issuer
+        if not self.issuer_slash_tolerant:
+            return (own,)
+        return own, own.removesuffix("/") if own.endswith("/") else f"{own}/"
+
     def _insecure_urls(self) -> list[str]:
         written = [("issuer", self.issuer), ("discovery_url", self.discovery_url)]
         written += [(f"endpoints.{name}", url) for name, url in self.endpoints]
@@ -328,4 +336,6 @@ class LogoutSettings(Settings):
         description="Whether a plain link signs out at once. Any site can then sign its visitors out of this one.",
     )
     provider: bool = Field(True, description="Whether the browser also visits the provider to sign out there.")
-    revoke: bool = Field(True, description="Whether the session's tokens are revoked at the provider.")
+    revoke: bool = Field(
+        True, description="Whether the refresh token is revoked at the provider when its user signs out."
+    )

@@ -72,12 +72,17 @@ _REFUSALS: dict[str, tuple[type[ProxyError], str]] = {
 }
 
 
-def _refusal(status: int, content_type: str, body: bytes) -> ProxyError:
+def _error_members(content_type: str, body: bytes) -> dict[str, Any]:
+    """The members of an OAuth error (RFC 6749 §5.2), none if it is not one."""
     try:
         answer = read_json(body) if is_json(content_type) else None
     except ValueError:
         answer = None
-    members = answer if isinstance(answer, dict) else {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _refusal(status: int, content_type: str, body: bytes) -> ProxyError:
+    members = _error_members(content_type, body)
     error, description = members.get("error"), members.get("error_description")
     if not isinstance(error, str):
         return _invalid(f"status {status} without an OAuth error in JSON")
@@ -129,6 +134,26 @@ def _scope(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
     raise _invalid("scope is not a string")
+
+
+def check_revocation(status: int, content_type: str, body: bytes, *, retry_after: str | None = None) -> None:
+    """Return if a token has been revoked (RFC 7009 §2.2), or need not be because the provider does not know it.
+
+    A token of a kind that the provider does not revoke (``unsupported_token_type``) is left to expire. Else the faults
+    of ``read_token_response``; ``provider_unavailable`` invites to try again.
+    """
+    if is_outage(status):
+        raise ProviderFault(
+            "provider_unavailable",
+            f"the revocation endpoint answered with status {status}",
+            retry_after=_retry_seconds(retry_after),
+        )
+    error = _error_members(content_type, body).get("error")
+    if status == 200 or error == "unsupported_token_type":
+        return
+    if not isinstance(error, str):
+        raise ProviderFault("provider_response_invalid", f"the revocation endpoint answered with status {status}")
+    raise _refusal(status, content_type, body)
 
 
 def read_userinfo(status: int, content_type: str, body: bytes) -> dict[str, Any] | str:

@@ -10,15 +10,23 @@ from typing import TextIO
 from .. import __version__, policy
 from ..config import Config
 from ..messages import HeaderFilter
-from ..sessions import LoginSealer, derive_key
+from ..sessions import LoginSealer, Registry, derive_key
 from ..values import Instant
-from .admin import Admin
+from .account import Account
+from .admin.health import Health
+from .admin.listener import Admin
+from .admin.sessions import Administration
+from .archive import Archive, SignedIn
+from .cache import Cache
 from .front import Listener
 from .gateway import Gateway
+from .gauges import session_metrics
 from .login import Cookies, Login
+from .logout import Logout
 from .provider import ProviderClient
+from .refresh import Refresher
 from .sessions import Sessions
-from .store import open_store
+from .store import MeasuredStore, RedisStoreSettings, open_store
 from .telemetry import Telemetry
 from .upstream import Upstream
 
@@ -35,26 +43,59 @@ class App:
         self._store = open_store(config.store, clock)
         self._provider = ProviderClient(config.provider, config.identity, clock)
         cookies = Cookies(config.session.cookie, config.public_url, config.session.absolute_timeout)
-        self._sessions = Sessions(self._store, self._provider, config.session, config.identity, self.telemetry, clock)
+        keys = login_keys(config)
+        store = MeasuredStore(self._store, self.telemetry.metrics.store_operation)
+        archive = Archive(store, Registry(keys), config.session, config.identity, self.telemetry, clock)
+        cache: Cache[SignedIn] = Cache(
+            entries=config.session.cache.entries,
+            ttl=config.session.cache.ttl,
+            grace=config.store.outage_grace if isinstance(config.store, RedisStoreSettings) else 0,
+            clock=clock,
+        )
+        refresher = Refresher(archive, cache, self._provider, self.telemetry)
+        self._sessions = Sessions(archive, cache, refresher, self.telemetry)
         login = Login(
             self._sessions,
-            self._store,
+            store,
             self._provider,
-            LoginSealer(login_keys(config), config.provider.issuer),
+            LoginSealer(keys, config.provider.issuer),
             cookies,
             self.telemetry,
             login=config.login,
-            logout=config.logout,
             endpoints=config.endpoints,
             page=config.ui,
             clock=clock,
             random=secrets.token_bytes,
+        )
+        self._logout = Logout(
+            self._sessions,
+            store,
+            self._provider,
+            cookies,
+            self.telemetry,
+            settings=config.logout,
+            endpoints=config.endpoints,
+            page=config.ui,
+            farewell_lifetime=config.login.timeout,
+            clock=clock,
+            random=secrets.token_bytes,
+        )
+        account = Account(
+            self._sessions,
+            self._logout,
+            login.sign_in,
+            cookies,
+            endpoints=config.endpoints,
+            page=config.ui,
+            clock=clock,
         )
         self._upstreams = {name: Upstream(settings) for name, settings in config.upstreams.items()}
         gateway = Gateway(
             routes=policy.compile_routes(config.routes, [origin.host for origin in config.public_url]),
             sessions=self._sessions,
             login=login,
+            logout=self._logout,
+            account=account,
             cookies=cookies,
             upstreams=self._upstreams,
             headers=HeaderFilter(config.identity.headers, cookies.own),
@@ -65,7 +106,11 @@ class App:
             telemetry=self.telemetry,
             clock=clock,
         )
-        self.admin = Admin(self._store, self._provider, self.telemetry)
+        self.telemetry.metrics.registry.register(session_metrics(cache, self._store))
+        self.admin = Admin(
+            Health(store, self._provider, self.telemetry, require_store=config.admin.require_store),
+            Administration(self._sessions, config.admin, config.provider.issuers, self.telemetry),
+        )
         self._public = Listener(gateway.handle, config.listen.address)
         self._private = Listener(self.admin.handle, config.admin.address) if config.admin.address else None
 
@@ -97,10 +142,11 @@ class App:
 
     async def close(self) -> None:
         """Stop accepting, finish what is under way, then let go of the backends, the provider and the store."""
-        self.admin.draining = True
+        self.admin.health.draining = True
         await self._public.close(SHUTDOWN_GRACE)
         for upstream in self._upstreams.values():
             await upstream.close()
+        await self._logout.close()
         await self._sessions.close()
         await self._provider.close()
         await self._store.close()

@@ -10,7 +10,7 @@ import asyncio
 import socket
 import struct
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -33,14 +33,16 @@ from ..messages import (
     split_target,
 )
 from ..policy import Allow, Anybody, Nobody, Refuse, Route, Routes, SignIn
-from ..sessions import Ticket
 from ..values import Instant, Origin
+from .account import Account
+from .archive import SignedIn
+from .endpoints import Endpoint, Fields, formless, read_form
 from .login import Cookies, Login
-from .sessions import Sessions, SignedIn
+from .logout import Logout
+from .sessions import Sessions
+from .streams import Stream
 from .telemetry import Telemetry
 from .upstream import Body, Upstream, UpstreamResponse
-
-Endpoint = Callable[[RequestHead], Awaitable[Reply]]
 
 
 class Written(web.StreamResponse):
@@ -93,6 +95,8 @@ class Gateway:
         routes: Routes,
         sessions: Sessions,
         login: Login,
+        logout: Logout,
+        account: Account,
         cookies: Cookies,
         upstreams: Mapping[str, Upstream],
         headers: HeaderFilter,
@@ -105,18 +109,22 @@ class Gateway:
     ) -> None:
         self._routes, self._sessions, self._login, self._cookies = routes, sessions, login, cookies
         self._upstreams, self._headers = upstreams, headers
-        self._origins, self._trusted = Origins(public), listen.trusted_proxies
+        self._origins, self._public, self._trusted = Origins(public), public[0], listen.trusted_proxies
         self._page, self._telemetry, self._clock = page, telemetry, clock
         self._start_url, self._callback_path = f"{endpoints.prefix}/start", f"{endpoints.prefix}/callback"
         self._sign_out_url = f"{endpoints.prefix}/sign_out"
-        self._endpoints: dict[str, tuple[frozenset[str], Endpoint]] = {
-            f"{endpoints.prefix}/{name}": (frozenset(methods.split()), handler)
-            for name, methods, handler in (
-                ("start", "GET HEAD", login.start),
-                ("callback", "GET", login.callback),
-                ("sign_out", "GET HEAD POST", login.sign_out),
-                ("signed_out", "GET HEAD", login.signed_out),
-                ("userinfo", "GET HEAD", login.userinfo),
+        self._endpoints = {
+            f"{endpoints.prefix}/{name}": Endpoint(frozenset(methods.split()), answer, any_host="any host" in options)
+            for name, methods, answer, *options in (
+                ("start", "GET HEAD", formless(login.start)),
+                ("callback", "GET", formless(login.callback)),
+                ("sign_out", "GET HEAD POST", logout.sign_out),
+                ("signed_out", "GET HEAD", formless(logout.signed_out)),
+                ("backchannel_logout", "POST", logout.backchannel_logout, "any host"),
+                ("frontchannel_logout", "GET", formless(logout.frontchannel_logout)),
+                ("userinfo", "GET HEAD", formless(account.userinfo)),
+                ("session", "GET HEAD POST DELETE", account.session),
+                ("refresh", "POST", formless(account.refresh)),
             )
         }
         # What every request of an origin tells the backend about how the visitor reached us.
@@ -141,7 +149,7 @@ class Gateway:
             endpoint = self._endpoints.get(head.path)
             if endpoint is not None:
                 exchange.route = head.path
-                return await self._reply(exchange, await self._own(head, *endpoint))
+                return await self._reply(exchange, await self._own(exchange, head, endpoint))
             return await self._guard(exchange, head)
         except ProxyError as error:
             return await self._reply(exchange, self._failure(exchange, error))
@@ -176,22 +184,32 @@ class Gateway:
             target=target,
             path=path,
             query=query,
-            origin=self._origins.find(headers.get("Host", "")),
+            origin=self._origin(path, headers.get("Host", "")),
             client=client_address(peer, headers.getall("X-Forwarded-For", ()), self._trusted),
             raw_headers=request.raw_headers,
             headers=headers,
             request_id=identifier,
         )
 
+    def _origin(self, path: str, host: str) -> Origin:
+        """Which of our origins was asked. Whoever calls us by another name may only call what is meant for that."""
+        endpoint = self._endpoints.get(path)
+        return self._public if endpoint is not None and endpoint.any_host else self._origins.find(host)
+
     # ── our own endpoints ──
 
-    async def _own(self, head: RequestHead, methods: frozenset[str], handler: Endpoint) -> Reply:
-        if head.method not in methods:
+    async def _own(self, exchange: Exchange, head: RequestHead, endpoint: Endpoint) -> Reply:
+        if head.method not in endpoint.methods:
             reply = self._failure_for(head, RequestFault("method_not_allowed", f"{head.method} on an endpoint of ours"))
-            return Reply(reply.status, (*reply.headers, ("Allow", ", ".join(sorted(methods)))), reply.body)
+            return Reply(reply.status, (*reply.headers, ("Allow", ", ".join(sorted(endpoint.methods)))), reply.body)
         if head.headers.get("Service-Worker") == "script":
             raise RequestFault("cross_site", "an endpoint of ours cannot be a service worker")
-        return await handler(head)
+
+        async def form() -> Fields:
+            await self._continue(exchange, head)
+            return await read_form(exchange.request)
+
+        return await endpoint.answer(head, form)
 
     # ── the guard ──
 
@@ -220,7 +238,7 @@ class Gateway:
     async def _who(self, route: Route, head: RequestHead) -> SignedIn | None:
         if isinstance(route.access, Nobody):
             return None
-        ticket = Ticket.read(self._cookies.own.read(head.raw_headers).get(self._cookies.own.session))
+        ticket = self._cookies.ticket(head)
         if ticket is None:
             return None
         try:
@@ -230,7 +248,7 @@ class Gateway:
             if isinstance(route.access, Anybody):
                 return None
             raise
-        if signed_in is not None and not self._cookies.shared and signed_in.session.origin != str(head.origin):
+        if signed_in is not None and not self._cookies.shared and signed_in.origin != str(head.origin):
             return None
         return signed_in
 
@@ -246,7 +264,7 @@ class Gateway:
         response = await upstream.send(head.method.encode(), head.target.encode(), headers, body)
         exchange.upstream_status = response.status
         try:
-            return await self._relay(exchange, head, route, response)
+            return await self._relay(exchange, route, response, signed_in)
         finally:
             response.abort()
 
@@ -282,7 +300,7 @@ class Gateway:
         return headers
 
     async def _relay(
-        self, exchange: Exchange, head: RequestHead, route: Route, response: UpstreamResponse
+        self, exchange: Exchange, route: Route, response: UpstreamResponse, signed_in: SignedIn | None
     ) -> web.StreamResponse:
         """Pass the answer on as it comes. Once its head is out, only a broken connection can tell of a defect."""
         request = exchange.request
@@ -301,9 +319,15 @@ class Gateway:
             if response.ended:  # the usual small answer, whole in one write
                 await self._write(exchange, start + frames.last(await response.read()))
                 return frames.connection
-            await self._write(exchange, start)
-            while data := await response.read():
-                await self._write(exchange, frames.piece(data))
+            stream = Stream(response, lambda: self._abort(exchange))
+            with stream.held(self._sessions, signed_in):
+                await self._write(exchange, start)
+                while data := await stream.read():
+                    await self._write(exchange, frames.piece(data))
+            if stream.over:
+                exchange.reason = "session_ended"
+            if stream.over and not stream.ends_cleanly:
+                return self._abort(exchange)
             await self._write(exchange, frames.last(b""))
         except UpstreamFault as fault:
             exchange.reason = fault.code

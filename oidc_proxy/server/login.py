@@ -1,4 +1,4 @@
-"""Signing in and out: the redirect to the provider, the way back, the farewell.
+"""Signing in: the redirect to the provider, and the way back.
 
 One law orders every step: local checks first, then what can be used once, then the network, then writing. So a visitor
 without a session writes nothing to the store, and a code is never spent for an answer that could not be accepted.
@@ -6,21 +6,20 @@ without a session writes nothing to the store, and a code is never spent for an 
 
 from __future__ import annotations
 
-import hmac
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from .. import oidc, pages
-from ..errors import LoginFault, ProviderFault, ProxyError, RequestFault, StoreFault
-from ..identity import Identity
+from ..errors import LoginFault, ProviderFault, ProxyError, StoreFault
 from ..messages import Cookie, EndpointSettings, OwnCookies, Reply, RequestHead, ReturnTo, query_parameters
 from ..sessions import NONCE_BYTES, CookieSettings, LoginSealer, Ticket, login_suffix
 from ..tokens import VerifiedClaims
 from ..values import Instant, Origin
+from .archive import SignedIn, Visitor
 from .provider import ProviderClient
-from .sessions import Sessions, SignedIn
+from .sessions import Sessions
 from .store import Store
 from .telemetry import Telemetry
 
@@ -48,6 +47,15 @@ class Cookies:
         """Whether one session is good for every host below a domain."""
         self._persistent = int(session_lifetime) if settings.persistent else None
 
+        self.tally = self.own.login("tally")
+        """Counts sign-ins that the browser did not keep."""
+        self.farewell = self.own.login("farewell")
+        """Remembers that a sign-out is under way at the provider."""
+
+    def ticket(self, head: RequestHead) -> Ticket | None:
+        """What the browser holds, if it can be one of ours."""
+        return Ticket.read(self.own.read(head.raw_headers).get(self.own.session))
+
     def session(self, ticket: Ticket) -> Cookie:
         """The cookie of a session."""
         return self._make(self.own.session, ticket.cookie_value, self._persistent)
@@ -65,7 +73,7 @@ class Cookies:
 
 
 class Login:
-    """The endpoints of sign-in and sign-out. They raise ProxyError for whatever ends in an error page."""
+    """The endpoints of sign-in. They raise ProxyError for whatever ends in an error page."""
 
     def __init__(
         self,
@@ -77,7 +85,6 @@ class Login:
         telemetry: Telemetry,
         *,
         login: oidc.LoginSettings,
-        logout: oidc.LogoutSettings,
         endpoints: EndpointSettings,
         page: pages.PageSettings,
         clock: Callable[[], Instant],
@@ -85,7 +92,7 @@ class Login:
     ) -> None:
         self._sessions, self._store, self._provider = sessions, store, provider
         self._sealer, self._cookies, self._telemetry = sealer, cookies, telemetry
-        self._login, self._logout, self._prefix, self._page = login, logout, endpoints.prefix, page
+        self._login, self._prefix, self._page = login, endpoints.prefix, page
         self._clock, self._random = clock, random
 
     # ── start ──
@@ -145,25 +152,21 @@ class Login:
                 yield name
 
     def _is_pending(self, name: str) -> bool:
-        return self._cookies.own.is_login(name) and name not in {self._tally, self._farewell}
+        return self._cookies.own.is_login(name) and name not in {self._cookies.tally, self._cookies.farewell}
 
     # ── sign-ins that the browser did not keep ──
 
-    @property
-    def _tally(self) -> str:
-        return self._cookies.own.login("tally")
-
     def _unkept_sign_ins(self, held: Mapping[str, str], return_to: str, now: Instant) -> int:
         """How many there were of late that led to this very page: a loop goes round one, many tabs are at many."""
-        found = _TALLY.fullmatch(held.get(self._tally, ""))
+        found = _TALLY.fullmatch(held.get(self._cookies.tally, ""))
         if found is None or found["page"] != login_suffix(return_to):
             return 0
         return int(found["count"]) if now - int(found["since"]) < LOOP_WINDOW else 0
 
     def _counted(self, held: Mapping[str, str], return_to: str, now: Instant) -> Cookie:
         before = self._unkept_sign_ins(held, return_to, now)
-        since = held[self._tally].split("-")[1] if before else str(int(now))
-        return self._cookies.login(self._tally, f"{before + 1}-{since}-{login_suffix(return_to)}", LOOP_WINDOW)
+        since = held[self._cookies.tally].split("-")[1] if before else str(int(now))
+        return self._cookies.login(self._cookies.tally, f"{before + 1}-{since}-{login_suffix(return_to)}", LOOP_WINDOW)
 
     # ── the way back ──
 
@@ -196,13 +199,20 @@ class Login:
         if not await self._store.claim(f"used:{login_suffix(callback.state)}", self._login.timeout + 60):
             return await self._stale_callback(head, held, "the sign-in has already been completed")
         received, claims = await self._provider.redeem(code, pending)
-        signed_in = await self._sessions.create(claims, received, origin=str(head.origin), nonce=pending.nonce)
+        signed_in = await self._sessions.create(
+            claims,
+            received,
+            origin=str(head.origin),
+            nonce=pending.nonce,
+            started_at=pending.started_at,
+            visitor=Visitor(head.client, head.headers.get("User-Agent", "")),
+        )
         # The session that came along ends, whoever's it was: a planted one must not live on beside the new one.
         replaced = Ticket.read(held.get(self._cookies.own.session))
-        kept = replaced is not None and await self._sessions.end(replaced)
+        kept = replaced is not None and await self._sessions.end(replaced.record_id)
         self._succeeded(head, signed_in, claims)
         cookies = [self._cookies.session(signed_in.ticket)]
-        cookies += self._cookies.gone([self._tally]) if kept else [self._counted(held, pending.return_to, now)]
+        cookies += self._cookies.gone([self._cookies.tally]) if kept else [self._counted(held, pending.return_to, now)]
         return pages.redirect(303, pending.return_to, cookies)
 
     async def _stale_callback(self, head: RequestHead, held: Mapping[str, str], detail: str) -> Reply:
@@ -254,129 +264,3 @@ class Login:
         self._telemetry.audit("login.failed", request_id=head.request_id, client_ip=head.client, **fields)
         if fault.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             self._telemetry.message("warning", "request.failed", request_id=head.request_id, route=head.path, **fields)
-
-    # ── who is signed in ──
-
-    async def userinfo(self, head: RequestHead) -> Reply:
-        """``GET /oauth2/userinfo``: who is signed in, in the words that oauth2-proxy's users know. Never a token."""
-        held = self._cookies.own.read(head.raw_headers)
-        ticket = Ticket.read(held.get(self._cookies.own.session))
-        signed_in = await self._sessions.current(ticket) if ticket is not None else None
-        if signed_in is None:
-            raise RequestFault("sign_in_required", "userinfo was asked for without a session")
-        return pages.userinfo_reply(_public_profile(signed_in.identity))
-
-    # ── sign-out ──
-
-    @property
-    def _farewell(self) -> str:
-        return self._cookies.own.login("farewell")
-
-    async def sign_out(self, head: RequestHead) -> Reply:
-        """``/oauth2/sign_out``: a POST from our own site acts, and so does a click on it; any other GET asks first."""
-        if head.method == "POST":
-            if not _same_site(head):
-                raise RequestFault("cross_site", "a sign-out was posted from another site")
-            return await self._sign_out(head)
-        if self._logout.allow_get or _own_click(head):
-            return await self._sign_out(head)
-        return await self._ask_before(head)
-
-    async def _ask_before(self, head: RequestHead) -> Reply:
-        end_session = await self._end_session_origin()
-        landing = self._logout.redirect_uri
-        targets = [end_session] if end_session else []
-        targets += [_origin_of(landing)] if landing else []
-        return pages.confirm_sign_out_page(
-            action=f"{self._prefix}/sign_out",
-            request_id=head.request_id,
-            now=self._clock(),
-            settings=self._page,
-            form_targets=targets,
-        )
-
-    async def _end_session_origin(self) -> Origin | None:
-        try:
-            endpoint = (await self._provider.metadata.get()).end_session_endpoint
-        except ProviderFault:
-            return None
-        return _origin_of(endpoint) if endpoint and self._logout.provider else None
-
-    async def _sign_out(self, head: RequestHead) -> Reply:
-        """End the session here, whatever the provider says; then send the browser there (RP-Initiated Logout §2)."""
-        held = self._cookies.own.read(head.raw_headers)
-        ticket = Ticket.read(held.get(self._cookies.own.session))
-        session = await self._sessions.peek(ticket) if ticket is not None else None
-        if ticket is not None and await self._sessions.end(ticket):
-            self._telemetry.metrics.logouts.labels("rp").inc()
-            self._telemetry.audit(
-                "logout.rp",
-                request_id=head.request_id,
-                client_ip=head.client,
-                session=ticket.record_id[:16],
-                **({"sub": session.claims.subject} if session else {}),
-            )
-        gone = [*self._cookies.gone([self._cookies.own.session, self._tally])]
-        state = self._random(16).hex()
-        there = await self._end_session_url(head, session.tokens.id_token if session else None, state)
-        if there is None:
-            here = self._logout.redirect_uri or f"{head.origin}{self._prefix}/signed_out"
-            return pages.redirect(303, here, gone)
-        farewell = self._cookies.login(self._farewell, state, self._login.timeout)
-        return pages.redirect(303, there, [*gone, farewell])
-
-    async def _end_session_url(self, head: RequestHead, id_token: str | None, state: str) -> str | None:
-        if not self._logout.provider:
-            return None
-        try:
-            provider = await self._provider.metadata.get()
-        except ProviderFault as fault:
-            self._telemetry.message("warning", "logout.provider_unreachable", code=fault.code, reason=fault.detail)
-            return None
-        return_to = self._logout.redirect_uri or f"{head.origin}{self._prefix}/signed_out"
-        return oidc.logout_url(provider, self._provider.settings, id_token=id_token, return_to=return_to, state=state)
-
-    async def signed_out(self, head: RequestHead) -> Reply:
-        """``GET /oauth2/signed_out``: says so, if it is so. A session that is still there gets the question instead."""
-        held = self._cookies.own.read(head.raw_headers)
-        ticket = Ticket.read(held.get(self._cookies.own.session))
-        if ticket is not None and await self._sessions.peek(ticket) is not None:
-            return await self._ask_before(head)
-        state = query_parameters(head.query).get("state", ("",))[0]
-        ours = hmac.compare_digest(held.get(self._farewell, "\0").encode(), state.encode())
-        page = pages.signed_out_page(
-            request_id=head.request_id,
-            now=self._clock(),
-            settings=self._page,
-            sign_in_url=f"{self._prefix}/start",
-        )
-        return page.with_cookies(self._cookies.gone([self._farewell])) if ours else page
-
-
-def _public_profile(identity: Identity) -> dict[str, object]:
-    profile = {
-        "user": identity.user,
-        "email": identity.email,
-        "groups": sorted(identity.groups),
-        "preferredUsername": identity.preferred_username,
-    }
-    return {name: value for name, value in profile.items() if value is not None}
-
-
-def _same_site(head: RequestHead) -> bool:
-    """Whether a request that changes something comes from our own pages (OWASP CSRF: Origin, else Fetch Metadata)."""
-    origin = head.headers.get("Origin")
-    if origin is not None:
-        return origin == str(head.origin)
-    return head.headers.get("Sec-Fetch-Site") == "same-origin"
-
-
-def _own_click(head: RequestHead) -> bool:
-    """Whether a GET is somebody following a link on our own site, and no image or frame that only looks like it."""
-    fetch = [head.headers.get(f"Sec-Fetch-{name}") for name in ("Site", "Mode", "Dest", "User")]
-    return fetch == ["same-origin", "navigate", "document", "?1"]
-
-
-def _origin_of(url: str) -> Origin:
-    parts = urlsplit(url)
-    return Origin.parse(f"{parts.scheme}://{parts.netloc}")

@@ -20,7 +20,7 @@ from yarl import URL
 from .. import __version__, oidc, tokens
 from ..errors import LoginFault, ProviderFault
 from ..identity import IdentitySettings, claim_path, missing_claims
-from ..tokens import KeySet, KeyUnknown, VerifiedClaims
+from ..tokens import KeySet, KeyUnknown, LogoutClaims, VerifiedClaims
 from ..values import Instant
 
 
@@ -211,13 +211,22 @@ class ProviderClient:
             claims = await self._enrich(provider, received, claims)
         return received, claims
 
+    # ── signing out ──
+
     async def revoke(self, token: str, hint: str) -> None:
         """Tell the provider to forget a token (RFC 7009); nothing happens where it has no such endpoint."""
         provider = await self.metadata.get()
         auth = oidc.client_auth(self.settings, provider)
         request = oidc.revocation_request(provider, auth, token=token, hint=hint)
         if request is not None:
-            await self._send(request)
+            answer = await self._send(request)
+            oidc.check_revocation(answer.status, answer.content_type, answer.body, retry_after=answer.retry_after)
+
+    async def verify_logout_token(self, raw: str) -> LogoutClaims:
+        """What a logout token wants to be ended. Raises TokenInvalid too."""
+        provider = await self.metadata.get()
+        expect = self._expectation(provider)
+        return await self._with_keys(lambda keys: tokens.verify_logout_token(raw, keys, expect, now=self._clock()))
 
     def _read_tokens(self, answer: Answer) -> oidc.Tokens:
         return oidc.read_token_response(
@@ -235,7 +244,7 @@ class ProviderClient:
             skew=self.settings.clock_skew,
         )
 
-    async def _with_keys(self, verify: Callable[[KeySet], VerifiedClaims]) -> VerifiedClaims:
+    async def _with_keys(self, verify: Callable[[KeySet], T]) -> T:
         """Verify; if the key is not among those we know, fetch them once more, at most once in the cool-down."""
         try:
             return verify(await self.keys.get())

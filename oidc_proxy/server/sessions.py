@@ -1,85 +1,88 @@
-"""Sessions at work: find, touch, refresh once, end.
+"""Sessions at work: begin, use, end.
 
-A refresh belongs to the server and not to the request that met the expired token: requests wait for a shared task and
-may go away. What was ended meanwhile stays ended, because every later write is a compare-and-set.
+A request of a signed-in user is served from this process' memory: what was read of the store is kept until the store
+announces a change of it (``cache``). Whatever cannot be known because the store does not answer is a StoreFault, and
+never an end.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+import contextlib
+import hmac
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import LoginFault, ProviderFault, StoreFault
-from ..identity import Identity, IdentitySettings, announce, identify
-from ..messages import HeaderPlan
+from ..errors import LoginFault, StoreFault
 from ..oidc import Tokens
-from ..sessions import (
-    NONCE_BYTES,
-    TICKET_BYTES,
-    Freshness,
-    Session,
-    SessionSettings,
-    Ticket,
-    Unreadable,
-    freshness,
-    seal,
-    unseal,
-)
+from ..sessions import Card, Freshness, Session, Ticket, freshness
 from ..tokens import VerifiedClaims
 from ..values import Instant
-from .provider import ProviderClient
-from .store import Store
+from .archive import UNKNOWN, Archive, SignedIn, Visitor, record_key
+from .cache import Cache
+from .refresh import Refresher
 from .telemetry import Telemetry
 
-LEASE_POLL = 0.05
-"""Seconds between two looks at whether another process has renewed a session."""
+JUST_ENDED = 120.0
+"""Seconds for which a sign-in that was under way when its sessions were ended from outside is refused."""
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks at the times of sessions on whose behalf something is open."""
 
 
-@dataclass(frozen=True, slots=True)
-class SignedIn:
-    """A session that may be used now: what was read, and what follows from it."""
+@dataclass(eq=False, slots=True)
+class Hold:
+    """Something that is open on behalf of a session, and how to close it when the session ends."""
 
     ticket: Ticket
-    record: bytes
-    session: Session
-    identity: Identity
-    plan: HeaderPlan
+    close: Callable[[], None]
 
 
 class Sessions:
     """All sessions, as this process sees them. StoreFault may come from every method; it never means an end."""
 
-    def __init__(
-        self,
-        store: Store,
-        provider: ProviderClient,
-        settings: SessionSettings,
-        identity: IdentitySettings,
-        telemetry: Telemetry,
-        clock: Callable[[], Instant],
-        random: Callable[[int], bytes] = secrets.token_bytes,
-    ) -> None:
-        self._store, self._provider = store, provider
-        self._settings, self._identity = settings, identity
-        self._telemetry, self._clock, self._random = telemetry, clock, random
-        self._refreshes: dict[str, asyncio.Task[SignedIn | None]] = {}
-        self._failed: dict[str, tuple[Instant, ProviderFault]] = {}
+    def __init__(self, archive: Archive, cache: Cache[SignedIn], refresher: Refresher, telemetry: Telemetry) -> None:
+        self._archive, self._cache, self._refresher, self._telemetry = archive, cache, refresher, telemetry
+        self._settings, self._clock = archive.settings, archive.clock
+        self._reads: dict[Ticket, asyncio.Task[SignedIn | None]] = {}
+        self._touching: dict[str, Instant] = {}
         self._background: set[asyncio.Task[Any]] = set()
+        self._holds: dict[str, set[Hold]] = {}
+        self._watch: asyncio.Task[None] | None = None
+        archive.store.watch(cache)
+        cache.on_change = self._changed
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is being done beside the requests."""
+        return bool(self._background) or self._refresher.busy
 
     async def close(self) -> None:
-        """Let refreshes finish: the provider may already have rotated the token."""
-        pending = [*self._refreshes.values(), *self._background]
-        if pending:
-            await asyncio.wait(pending, timeout=10)
+        """Finish what is under way."""
+        if self._watch is not None:
+            self._watch.cancel()
+        await self._refresher.close()
+        if self._background:
+            await asyncio.wait(list(self._background), timeout=5)
 
-    # ── begin and end ──
+    # ── begin ──
 
-    async def create(self, claims: VerifiedClaims, tokens: Tokens, *, origin: str, nonce: str) -> SignedIn:
-        """A new session with a new ticket. LoginFault if the identity cannot be announced to the backend."""
+    async def create(
+        self,
+        claims: VerifiedClaims,
+        tokens: Tokens,
+        *,
+        origin: str,
+        nonce: str,
+        started_at: Instant,
+        visitor: Visitor = UNKNOWN,
+    ) -> SignedIn:
+        """A new session with a new ticket, for a sign-in that began at ``started_at``.
+
+        LoginFault if the identity cannot be announced to the backend, or if the user was signed out everywhere, or the
+        provider ended its session, after the sign-in had begun.
+        """
         now = self._clock()
         session = Session(
             claims=claims,
@@ -90,22 +93,33 @@ class Sessions:
             seen_at=now,
             ends_at=now + self._settings.absolute_timeout,
         )
-        ticket = Ticket.mint(self._random(TICKET_BYTES))
-        signed_in = self._signed_in(ticket, session)
-        await self._store.put(_key(ticket), signed_in.record, session.time_to_live(self._settings, now))
+        ticket = self._archive.mint()
+        signed_in = self._archive.describe(ticket, session)
+        await self._refuse_if_just_ended(session, started_at)
+        card = Card(
+            record_id=ticket.record_id,
+            issuer=claims.issuer,
+            subject=claims.subject,
+            sid=session.sid,
+            user=signed_in.identity.preferred_username or signed_in.identity.user,
+            origin=origin,
+            created_at=now,
+            ends_at=session.ends_at,
+            address=visitor.address,
+            # What is not UTF-8 came as lone surrogates, which nothing can be made to write.
+            user_agent=visitor.user_agent[:300].encode("utf-8", "replace").decode(),
+        )
+        await self._archive.create(ticket, session, card)
         return signed_in
 
-    async def end(self, ticket: Ticket) -> bool:
-        """End the session; whether there was one."""
-        return await self._store.drop(_key(ticket))
-
-    async def peek(self, ticket: Ticket) -> Session | None:
-        """The session if it lives, without touching or renewing it."""
-        record = await self._store.get(_key(ticket))
-        session = self._open(ticket, record) if record is not None else None
-        if session is None or freshness(session, self._settings, self._clock()) in {Freshness.IDLE, Freshness.OVER}:
-            return None
-        return session
+    async def _refuse_if_just_ended(self, session: Session, started_at: Instant) -> None:
+        registry, store = self._archive.registry, self._archive.store
+        for index in self._archive.indexes(session.claims.issuer, session.claims.subject, session.sid):
+            ended_at = await store.get(registry.ended(index))
+            if ended_at is not None and started_at < int(float(ended_at)):  # it began in whole seconds
+                raise LoginFault(
+                    "login_expired", "the user was signed out from outside while the sign-in was under way"
+                )
 
     # ── use ──
 
@@ -114,172 +128,190 @@ class Sessions:
 
         Raises ProviderFault when the access token has expired and the provider cannot be asked for a new one.
         """
-        record = await self._store.get(_key(ticket))
-        session = self._open(ticket, record) if record is not None else None
-        if record is None or session is None:
-            return None
+        known = self._cache.find(record_key(ticket.record_id))
+        if known is None or not _same(known.ticket, ticket):
+            known = await self._look_up(ticket)
+            if known is None:
+                return None
         now = self._clock()
-        fresh = freshness(session, self._settings, now)
+        fresh = freshness(known, self._settings, now)
+        if fresh is Freshness.LIVE:
+            if now - known.seen_at >= self._settings.touch_after:
+                self._touch(known, now)
+            return known
+        return await self._beyond(known, fresh, now)
+
+    async def _beyond(self, known: SignedIn, fresh: Freshness, now: Instant) -> SignedIn | None:
+        """What becomes of a session whose token must be renewed, or whose time is over."""
+        ticket = known.ticket
+        if fresh is Freshness.IDLE:
+            # Another process may have seen it in use.
+            self._cache.forget(record_key(ticket.record_id))
+            found = await self._look_up(ticket)
+            if found is None:
+                return None
+            known, fresh = found, freshness(found, self._settings, now)
         if fresh.dead:
-            await self._store.drop(_key(ticket))
-            self._ended(ticket, session, fresh.value)
+            await self._archive.drop(ticket.record_id)
+            self._ended(ticket.record_id, known.identity.subject, "expired", fresh.value)
             return None
+        failure = self._refresher.failure(ticket)
         if fresh is Freshness.SPENT:
-            self._raise_recent_failure(ticket, now)
-            return await asyncio.shield(self._refresh(ticket, session))
-        signed_in = self._describe(ticket, record, session)
-        if fresh is Freshness.STALE and not self._failed_recently(ticket, now):
-            self._refresh(ticket, session)
-        elif now - session.seen_at >= self._settings.touch_after:
-            self._in_background(self._touch(signed_in, now))
+            if failure is not None:
+                raise failure
+            return await asyncio.shield(self._refresher.begin(ticket, expired=known.expires_at))
+        if fresh is Freshness.STALE and failure is None:
+            self._refresher.begin(ticket, expired=known.expires_at)
+        return known
+
+    async def _look_up(self, ticket: Ticket) -> SignedIn | None:
+        """Read the session, once for all who ask at the same time; from memory if the store does not answer."""
+        unsaved = self._refresher.unsaved(ticket)
+        if unsaved is not None:
+            return unsaved
+        flight = self._reads.get(ticket)
+        if flight is None:
+            flight = self._reads[ticket] = asyncio.create_task(self._read(ticket))
+            flight.add_done_callback(lambda done: self._was_read(ticket, done))
+        try:
+            return await asyncio.shield(flight)
+        except StoreFault:
+            known = self._cache.find_unconfirmed(record_key(ticket.record_id))
+            if known is None or not _same(known.ticket, ticket):
+                raise
+            self._telemetry.metrics.unconfirmed.inc()
+            return known
+
+    async def _read(self, ticket: Ticket) -> SignedIn | None:
+        reading = self._cache.begin(record_key(ticket.record_id))
+        signed_in = None
+        try:
+            found = await self._archive.read(ticket)
+            if found is None:
+                self._cache.forget(reading.key)  # else it could serve in an outage, as unconfirmed
+            else:
+                signed_in = self._archive.describe(ticket, found[1])
+        finally:
+            self._cache.finish(reading, signed_in)
         return signed_in
 
-    def _open(self, ticket: Ticket, record: bytes) -> Session | None:
+    def _was_read(self, ticket: Ticket, flight: asyncio.Task[SignedIn | None]) -> None:
+        del self._reads[ticket]
+        if not flight.cancelled():
+            flight.exception()  # seen, even if every request that waited is gone
+
+    def _touch(self, used: SignedIn, now: Instant) -> None:
+        """Write down that the session is in use; not more often than needed, and never in the way of a request."""
+        record_id = used.ticket.record_id
+        if now - self._touching.get(record_id, float("-inf")) < 10:
+            return
+        if len(self._touching) > 10_000:
+            self._touching.clear()
+        self._touching[record_id] = now
+        self._aside(self._write_touch(used.ticket, now))
+
+    async def _write_touch(self, ticket: Ticket, now: Instant) -> None:
         try:
-            return unseal(record, ticket)
-        except Unreadable as error:
-            self._telemetry.message("warning", "session.unreadable", session=ticket.record_id[:16], reason=str(error))
-            return None
-
-    def _describe(self, ticket: Ticket, record: bytes, session: Session) -> SignedIn:
-        identity = identify(session.claims, self._identity)
-        token = {
-            "access_token": session.tokens.access_token,
-            "id_token": session.tokens.id_token,
-            "none": None,
-        }[self._identity.authorization]
-        return SignedIn(ticket, record, session, identity, announce(identity, session.claims, token, self._identity))
-
-    def _signed_in(self, ticket: Ticket, session: Session) -> SignedIn:
-        return self._describe(ticket, seal(session, ticket, self._random(NONCE_BYTES)), session)
-
-    async def _touch(self, used: SignedIn, now: Instant) -> None:
-        session = used.session.touched(now)
-        record = seal(session, used.ticket, self._random(NONCE_BYTES))
-        try:
-            await self._store.replace(_key(used.ticket), used.record, record, session.time_to_live(self._settings, now))
+            found = await self._archive.read(ticket)
+            if found is not None and now - found[1].seen_at >= self._settings.touch_after:
+                await self._archive.replace(ticket, found[0], found[1].touched(now))
         except StoreFault as fault:
             self._telemetry.message("warning", "session.touch_failed", reason=fault.detail)
 
-    def _in_background(self, work: Coroutine[Any, Any, Any]) -> None:
+    async def peek(self, ticket: Ticket) -> Session | None:
+        """The whole session if it lives, as the store has it now, without touching or renewing it."""
+        found = await self._archive.read(ticket)
+        if found is None or freshness(found[1], self._settings, self._clock()) in {Freshness.IDLE, Freshness.OVER}:
+            return None
+        return found[1]
+
+    async def renew(self, ticket: Ticket) -> SignedIn | None:
+        """Renew the tokens now, because the user asked for it."""
+        found = await self._archive.read(ticket)
+        if found is None:
+            return None
+        if (failure := self._refresher.failure(ticket)) is not None:
+            raise failure
+        return await asyncio.shield(self._refresher.begin(ticket, expired=found[1].expires_at))
+
+    # ── end ──
+
+    async def end(self, record_id: str) -> bool:
+        """End a session; whether there was one."""
+        return await self._archive.drop(record_id)
+
+    async def end_all(self, index: str) -> list[str]:
+        """End every session of a set, and refuse those that are about to begin; the records that were ended."""
+        store, registry = self._archive.store, self._archive.registry
+        await store.put(registry.ended(index), str(self._clock()).encode(), JUST_ENDED)
+        return [record_id for record_id in await store.members(index) if await self._archive.drop(record_id)]
+
+    async def cards(self, index: str) -> list[tuple[Card, bool]]:
+        """What is known of the sessions of a set, oldest first, each with whether it lives."""
+        store = self._archive.store
+        found: list[tuple[Card, bool]] = []
+        for record_id in await store.members(index):
+            card = await self._archive.card(record_id)
+            if card is not None:
+                found.append((card, await store.get(record_key(record_id)) is not None))
+        return sorted(found, key=lambda entry: entry[0].created_at)
+
+    @property
+    def archive(self) -> Archive:
+        return self._archive
+
+    def _ended(self, record_id: str, subject: str, kind: str, reason: str) -> None:
+        self._telemetry.metrics.logouts.labels(kind).inc()
+        self._telemetry.audit("session.ended", session=record_id[:16], sub=subject, reason=reason)
+
+    # ── what is open on behalf of a session ──
+
+    @contextlib.contextmanager
+    def holding(self, signed_in: SignedIn, close: Callable[[], None]) -> Iterator[None]:
+        """``close`` is called, at most once, if the session ends before the block does."""
+        record_id = signed_in.ticket.record_id
+        hold = Hold(signed_in.ticket, close)
+        self._holds.setdefault(record_id, set()).add(hold)
+        if self._watch is None:
+            self._watch = asyncio.create_task(self._watch_holds())
+        try:
+            yield
+        finally:
+            holds = self._holds.get(record_id, set())
+            holds.discard(hold)
+            if not holds:
+                self._holds.pop(record_id, None)
+
+    def _changed(self, key: str) -> None:
+        if self._holds and (record_id := key.removeprefix("session:")) in self._holds:
+            self._aside(self._check(record_id))
+
+    async def _watch_holds(self) -> None:
+        """Look at the clock, and at what the store may not have been able to announce."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            for record_id in list(self._holds):
+                await self._check(record_id)
+
+    async def _check(self, record_id: str) -> None:
+        """Close what is open if its session is over. What cannot be known now is left open."""
+        for hold in list(self._holds.get(record_id, ())):
+            with contextlib.suppress(StoreFault):
+                known = self._cache.find(record_key(record_id)) or await self._look_up(hold.ticket)
+                if known is None or freshness(known, self._settings, self._clock()) in {
+                    Freshness.IDLE,
+                    Freshness.OVER,
+                }:
+                    holds = self._holds.get(record_id, set())
+                    holds.discard(hold)
+                    hold.close()
+
+    def _aside(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    # ── refresh ──
 
-    def _refresh(self, ticket: Ticket, session: Session) -> asyncio.Task[SignedIn | None]:
-        """The one refresh of this session that is under way, begun now if there is none."""
-        record_id = ticket.record_id
-        flight = self._refreshes.get(record_id)
-        if flight is None:
-            flight = self._refreshes[record_id] = asyncio.create_task(self._refresh_once(ticket, session))
-            flight.add_done_callback(lambda done: self._landed(record_id, done))
-        return flight
-
-    def _landed(self, record_id: str, flight: asyncio.Task[SignedIn | None]) -> None:
-        del self._refreshes[record_id]
-        if not flight.cancelled():
-            flight.exception()  # seen, even if every request that waited is gone
-
-    async def _refresh_once(self, ticket: Ticket, session: Session) -> SignedIn | None:
-        """Renew, or take what another process has renewed: where refresh tokens rotate, a second use ends the session.
-
-        So one process at a time, and each looks first at what the one before it has left.
-        """
-        lease = f"renewing:{ticket.record_id}"
-        await self._claim(lease)
-        try:
-            record = await self._store.get(_key(ticket))
-            now_there = self._open(ticket, record) if record is not None else None
-            if record is None or now_there is None:
-                return None
-            if now_there.tokens != session.tokens:
-                return self._describe(ticket, record, now_there)
-            return await self._renew(ticket, record, now_there)
-        finally:
-            with suppress(StoreFault):  # it ends by itself as well
-                await self._store.drop(lease)
-
-    async def _claim(self, lease: str) -> None:
-        patience = self._provider.settings.timeout
-        try:
-            async with asyncio.timeout(patience):
-                while not await self._store.claim(lease, 2 * patience + 5):  # noqa: ASYNC110 - another process's event
-                    await asyncio.sleep(LEASE_POLL)
-        except TimeoutError:
-            detail = f"another process has been renewing the session for {patience}"
-            raise ProviderFault("provider_timeout", detail, retry_after=1) from None
-
-    async def _renew(self, ticket: Ticket, record: bytes, session: Session) -> SignedIn | None:
-        try:
-            tokens, claims = await self._provider.refresh(session.tokens, session.claims, session.nonce)
-            renewed = session.refreshed(claims, tokens, self._clock())
-            signed_in = self._signed_in(ticket, renewed)
-        except LoginFault as fault:
-            self._telemetry.metrics.refreshes.labels("refused").inc()
-            return await self._refused(ticket, record, session, fault)
-        except ProviderFault as fault:
-            self._telemetry.metrics.refreshes.labels("failure").inc()
-            self._failed[ticket.record_id] = self._clock(), fault
-            self._forget_old_failures()
-            self._telemetry.message("warning", "session.refresh_failed", code=fault.code, reason=fault.detail)
-            raise
-        self._telemetry.metrics.refreshes.labels("success").inc()
-        self._failed.pop(ticket.record_id, None)
-        return await self._write_renewed(signed_in, record, session)
-
-    async def _write_renewed(self, renewed: SignedIn, record: bytes, before: Session) -> SignedIn | None:
-        """Put the renewed session in place of the record that it was made from.
-
-        A record that differs only because it was touched meanwhile is replaced all the same: the provider may have
-        rotated the refresh token, and what is not written now is lost.
-        """
-        while True:
-            ttl = renewed.session.time_to_live(self._settings, self._clock())
-            if await self._store.replace(_key(renewed.ticket), record, renewed.record, ttl):
-                self._telemetry.audit("session.refreshed", session=renewed.ticket.record_id[:16])
-                return renewed
-            current = await self._store.get(_key(renewed.ticket))
-            session = self._open(renewed.ticket, current) if current is not None else None
-            if current is None or session is None:
-                return None
-            if session.tokens.refresh_token != before.tokens.refresh_token:
-                return self._describe(renewed.ticket, current, session)
-            record = current
-
-    async def _refused(self, ticket: Ticket, record: bytes, session: Session, fault: LoginFault) -> SignedIn | None:
-        """The refresh token, or what came for it, is no good: the session ends, unless another renewed it meanwhile."""
-        current = await self._store.get(_key(ticket))
-        if current is not None and current != record:
-            now_there = self._open(ticket, current)
-            if now_there is not None and now_there.tokens.refresh_token != session.tokens.refresh_token:
-                return self._describe(ticket, current, now_there)
-        if current is not None:
-            await self._store.drop(_key(ticket))
-        self._ended(ticket, session, fault.code, detail=fault.detail)
-        return None
-
-    def _failed_recently(self, ticket: Ticket, now: Instant) -> bool:
-        failed = self._failed.get(ticket.record_id)
-        return failed is not None and 0 <= now - failed[0] < self._settings.refresh.failure_backoff
-
-    def _raise_recent_failure(self, ticket: Ticket, now: Instant) -> None:
-        if self._failed_recently(ticket, now):
-            failed_at, fault = self._failed[ticket.record_id]
-            wait = max(1, round(failed_at + self._settings.refresh.failure_backoff - now))
-            raise ProviderFault(fault.code, fault.detail, retry_after=wait)
-
-    def _forget_old_failures(self) -> None:
-        now, backoff = self._clock(), self._settings.refresh.failure_backoff
-        self._failed = {key: value for key, value in self._failed.items() if now - value[0] < backoff}
-
-    def _ended(self, ticket: Ticket, session: Session, reason: str, **fields: str) -> None:
-        self._telemetry.metrics.logouts.labels("expired").inc()
-        self._telemetry.audit(
-            "session.ended", session=ticket.record_id[:16], sub=session.claims.subject, reason=reason, **fields
-        )
-
-
-def _key(ticket: Ticket) -> str:
-    return f"session:{ticket.record_id}"
+def _same(one: Ticket, other: Ticket) -> bool:
+    """Whether it is the very ticket: the handle alone finds a record, and opens nothing."""
+    return hmac.compare_digest(one.key, other.key)

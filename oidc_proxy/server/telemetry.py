@@ -64,14 +64,46 @@ class Metrics:
         self.refreshes = Counter(
             "oidc_proxy_token_refresh_total", "Access tokens renewed, or not.", ["result"], registry=registry
         )
+        self.refresh_duration = Histogram(
+            "oidc_proxy_token_refresh_duration_seconds",
+            "Time that the provider took to renew an access token, or not to.",
+            buckets=BUCKETS,
+            registry=registry,
+        )
+        self.lock_wait = Histogram(
+            "oidc_proxy_session_lock_wait_seconds",
+            "Time for which this process waited for another one to renew an access token.",
+            buckets=BUCKETS,
+            registry=registry,
+        )
         self.errors = Counter("oidc_proxy_errors_total", "Answers of our own to a fault.", ["code"], registry=registry)
         self.provider_up = Gauge(
             "oidc_proxy_provider_up", "Whether metadata and keys of the provider are known.", registry=registry
         )
         self.jwks_age = Gauge("oidc_proxy_jwks_age_seconds", "Age of the provider's keys.", registry=registry)
-        self.store_up = Gauge(
-            "oidc_proxy_session_store_up", "Whether the store answered when it was last asked.", registry=registry
+        self.unconfirmed = Counter(
+            "oidc_proxy_session_unconfirmed_total",
+            "Requests served from memory while the store could not be asked.",
+            registry=registry,
         )
+        self.store_operations = Counter(
+            "oidc_proxy_session_store_operations_total",
+            "Operations of the session store.",
+            ["op", "result"],
+            registry=registry,
+        )
+        self.store_duration = Histogram(
+            "oidc_proxy_session_store_operation_duration_seconds",
+            "Time that an operation of the session store took.",
+            ["op"],
+            buckets=BUCKETS,
+            registry=registry,
+        )
+
+    def store_operation(self, op: str, result: str, seconds: float) -> None:
+        """An operation of the store has ended: ``result`` is success or failure."""
+        self.store_operations.labels(op, result).inc()
+        self.store_duration.labels(op).observe(seconds)
 
     def exposition(self) -> bytes:
         """The metrics in Prometheus' text format."""

@@ -12,11 +12,13 @@ from oidc_proxy.tokens.faults import KeyUnknown, Reason, TokenInvalid
 from oidc_proxy.tokens.keys import IdTokenSettings, Key, KeySet, allowed_algorithms
 from oidc_proxy.tokens.verify import (
     Expectation,
+    LogoutClaims,
     VerifiedClaims,
     accept_userinfo,
     merge,
     verify_access_token,
     verify_id_token,
+    verify_logout_token,
     verify_refreshed_id_token,
     verify_userinfo_token,
 )
@@ -27,6 +29,7 @@ __all__ = [
     "Key",
     "KeySet",
     "KeyUnknown",
+    "LogoutClaims",
     "Reason",
     "TokenInvalid",
     "VerifiedClaims",
@@ -35,6 +38,7 @@ __all__ = [
     "merge",
     "verify_access_token",
     "verify_id_token",
+    "verify_logout_token",
     "verify_refreshed_id_token",
     "verify_userinfo_token",
 ]

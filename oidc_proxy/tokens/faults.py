@@ -8,7 +8,7 @@ from oidc_proxy.errors import LoginFault
 
 Reason = Literal[
     "malformed", "critical", "algorithm", "key", "signature", "type", "issuer", "audience", "azp", "subject",
-    "expired", "issued_at", "not_before", "nonce", "at_hash", "auth_time", "acr",
+    "expired", "issued_at", "not_before", "nonce", "at_hash", "auth_time", "acr", "events", "sid", "jti",
 ]  # fmt: skip
 
 

@@ -39,6 +39,12 @@ ACCESS_TOKEN = Kind(
     frozenset({"events", "at_hash", "c_hash"}),
     marks=frozenset({"at+jwt", "bearer", "dpop"}),
 )
+LOGOUT_TOKEN = Kind(
+    "a logout token",
+    frozenset({"", "jwt", "logout+jwt"}),
+    frozenset({"logout"}),
+    frozenset({"nonce", "at_hash", "c_hash", "s_hash"}),
+)
 
 
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")

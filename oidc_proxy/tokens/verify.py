@@ -14,7 +14,7 @@ import msgspec
 
 from oidc_proxy.errors import LoginFault, ProviderFault
 from oidc_proxy.tokens.faults import Reason, TokenInvalid
-from oidc_proxy.tokens.jws import ACCESS_TOKEN, ID_TOKEN, USERINFO, open_token
+from oidc_proxy.tokens.jws import ACCESS_TOKEN, ID_TOKEN, LOGOUT_TOKEN, USERINFO, open_token
 from oidc_proxy.tokens.keys import ALGORITHMS, KeySet
 from oidc_proxy.tokens.text import check_sound
 from oidc_proxy.values import Instant
@@ -58,6 +58,24 @@ class VerifiedClaims(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"VerifiedClaims({', '.join(sorted(self.values))})"
+
+
+LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
+
+
+@dataclass(frozen=True, slots=True)
+class LogoutClaims:
+    """What the provider wants to be ended: one session of its own (``sid``), or with ``subject`` alone all of a user.
+
+    Until ``usable_until``, in seconds since the epoch, the token would be accepted again: so long ``jti`` must be
+    remembered.
+    """
+
+    issuer: str
+    subject: str | None
+    sid: str | None
+    jti: str
+    usable_until: Instant
 
 
 _INSTANTS: Mapping[str, Reason] = {
@@ -245,6 +263,44 @@ def verify_access_token(raw: str, keys: KeySet, expect: Expectation, *, now: Ins
     if expect.client_id not in [claims.get("azp"), claims.get("client_id"), *_audience(claims)]:
         raise TokenInvalid("audience", f"neither azp nor client_id nor aud is {expect.client_id!r}")
     return VerifiedClaims(claims)
+
+
+def verify_logout_token(raw: str, keys: KeySet, expect: Expectation, *, now: Instant) -> LogoutClaims:
+    """What a logout token wants to be ended (OpenID Connect Back-Channel Logout 1.0 §2.4–2.6).
+
+    It must not be older than an hour, whatever `exp` says, so that nobody need remember its `jti` for longer. Whether
+    it was used before is for the caller to find out. Raises TokenInvalid; KeyUnknown when newer keys might help.
+    """
+    claims, _ = open_token(raw, keys, expect.algorithms, LOGOUT_TOKEN)
+    _check_text(claims, "iss", expect.issuer, "issuer")
+    _check_audience(claims, expect)
+    _check_times(claims, now, expect.skew, required=("exp", "iat"))
+    usable_until = min(claims["exp"], claims["iat"] + IAT_WINDOW) + expect.skew
+    if usable_until <= now:
+        raise TokenInvalid("issued_at", f"iat is {now - claims['iat']:.0f} s ago; compare the clocks")
+    _check_event(claims.get("events"))
+    if "sub" in claims:
+        _check_subject(claims)
+    sid = _optional_text(claims, "sid", "sid")
+    jti = _optional_text(claims, "jti", "jti")
+    if jti is None:
+        raise TokenInvalid("jti", "jti is missing")
+    if sid is None and "sub" not in claims:
+        raise TokenInvalid("subject", "neither sub nor sid says what to end")
+    return LogoutClaims(expect.issuer, claims.get("sub"), sid, jti, usable_until)
+
+
+def _check_event(events: object) -> None:
+    """§2.4: an object with the member of this name, whose value is an object again."""
+    if not isinstance(events, dict) or not isinstance(events.get(LOGOUT_EVENT), dict):
+        raise TokenInvalid("events", "events does not say that this is a back-channel logout")
+
+
+def _optional_text(claims: Mapping[str, Any], name: str, reason: Reason) -> str | None:
+    value = claims.get(name)
+    if name in claims and not (isinstance(value, str) and value):
+        raise TokenInvalid(reason, f"{name} is not a string, or empty")
+    return value
 
 
 def accept_userinfo(values: Mapping[str, Any], id_token: VerifiedClaims) -> VerifiedClaims:

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from oidc_proxy.errors import LoginFault, ProviderFault, ProxyError
-from oidc_proxy.oidc import Tokens, read_token_response, read_userinfo
+from oidc_proxy.oidc import Tokens, check_revocation, read_token_response, read_userinfo
 
 from .samples import NOW
 
@@ -197,3 +197,36 @@ def test_userinfo_that_cannot_be_used(
     with pytest.raises(family) as caught:
         read_userinfo(status, content_type, answer)
     assert caught.value.code == code, row
+
+
+@pytest.mark.parametrize(
+    ("row", "status", "content_type", "answer"),
+    [
+        ("LO-27", 200, "", b""),
+        ("LO-27", 200, JSON, b'{"error":"whatever"}'),
+        ("LO-29", 400, JSON, b'{"error":"unsupported_token_type"}'),
+    ],
+)
+def test_a_token_is_revoked_or_need_not_be(row: str, status: int, content_type: str, answer: bytes) -> None:
+    check_revocation(status, content_type, answer)
+    assert row
+
+
+@pytest.mark.parametrize(
+    ("row", "status", "answer", "code"),
+    [
+        ("LO-28", 503, b"", "provider_unavailable"),
+        ("LO-28", 503, b'{"error":"unsupported_token_type"}', "provider_unavailable"),
+        ("LO-28", 429, b"", "provider_unavailable"),
+        ("F100", 401, b'{"error":"invalid_client"}', "client_rejected"),
+        ("F100", 400, b'{"error":"invalid_request"}', "provider_refused"),
+        ("F100", 404, b"", "provider_response_invalid"),
+        ("F100", 302, b"[]", "provider_response_invalid"),
+        ("F100", 400, b'{"error":1}', "provider_response_invalid"),
+    ],
+)
+def test_a_token_is_not_revoked(row: str, status: int, answer: bytes, code: str) -> None:
+    with pytest.raises(ProxyError) as caught:
+        check_revocation(status, JSON, answer, retry_after="7")
+    assert caught.value.code == code, row
+    assert caught.value.retry_after == (7 if code == "provider_unavailable" else None)

@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from oidc_proxy.server.archive import SignedIn
+from oidc_proxy.server.cache import Cache
+from oidc_proxy.server.gauges import session_metrics
+from oidc_proxy.server.store import MemoryStore
 from oidc_proxy.server.telemetry import LogSettings, Telemetry
 from tests.world import Clock
 
@@ -136,6 +140,9 @@ def test_two_gateways_in_one_process_count_for_themselves() -> None:
 
 def test_metrics_are_named_as_documented() -> None:
     told, _ = telemetry()
+    clock = Clock(0)
+    cache: Cache[SignedIn] = Cache(entries=1, ttl=1, grace=0, clock=clock)
+    told.metrics.registry.register(session_metrics(cache, MemoryStore(clock)))
     text = told.metrics.exposition().decode()
     for name, kind in {
         "http_requests_total": "counter", "http_request_duration_seconds": "histogram",

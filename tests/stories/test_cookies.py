@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ import pytest
 
 from oidc_proxy.demo.faults import Faults, lacking
 from oidc_proxy.errors import StoreFault
+from oidc_proxy.server.store import Store
 from tests.gateway import World
 from tests.stories.tls import client_context, server_context
 from tests.stories.watch import Watched, sessions, watched_world
@@ -200,27 +202,44 @@ async def test_ss20_a_page_of_the_backend_never_sets_a_cookie_of_ours() -> None:
 async def test_ss6_a_store_that_lost_everything_means_another_sign_in() -> None:
     async with watched_world() as (_, world, ann):
         await ann.sign_in(f"{world.url}/echo", "ann", "ann")
-        world.app._store._entries.clear()  # type: ignore[attr-defined]
+        for key in list(world.app._store._entries):  # type: ignore[attr-defined]
+            await world.app._store.drop(key)
         assert (await ann.fetch(f"{world.url}/echo")).status == 401
         assert (await ann.navigate(f"{world.url}/echo")).status == 200, "the provider still knows her"
 
 
-async def test_ss5_a_store_that_fails_signs_nobody_out_and_starts_no_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+STORE_METHODS = [
+    name for name, method in vars(Store).items() if inspect.iscoroutinefunction(method) and name != "close"
+]
+
+
+def break_store(world: World, broken: pytest.MonkeyPatch) -> None:
+    """Whatever the store is asked, it cannot be reached."""
+
     async def fail(*_: object) -> None:
         raise StoreFault("store_unavailable", "ConnectionError", retry_after=2)
 
-    async with watched_world({"routes": [{"path": "/echo/public/", "auth": "none"}]}) as (watch, world, ann):
+    assert {"get", "put", "claim", "replace", "drop", "members"} <= set(STORE_METHODS)
+    for name in STORE_METHODS:
+        broken.setattr(world.app._store, name, fail)
+
+
+async def test_ss5_a_store_that_fails_signs_nobody_out_and_starts_no_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"routes": [{"path": "/echo/public/", "auth": "none"}], "session": {"cache": {"ttl": "1s"}}}
+    async with watched_world(config) as (watch, world, ann):
         await ann.sign_in(f"{world.url}/echo", "ann", "ann")
         held = ann.cookies.header(world.url)
         async with watch.browser() as bob:
             way_back = await bob.way_back(f"{world.url}/echo/deep", "bob")
+            world.clock.advance(2)  # what is in memory is believed no longer
             with monkeypatch.context() as broken:
-                for name in ("get", "put", "claim", "replace", "drop"):
-                    broken.setattr(world.app._store, name, fail)
-                for url in (f"{world.url}/echo", f"{world.url}/oauth2/userinfo", f"{world.url}/oauth2/sign_out"):
-                    method = "POST" if url.endswith("out") else "GET"
-                    page = await ann.request(method, url, headers={**HTML, "Origin": world.url})
-                    assert page.status == 503
+                break_store(world, broken)
+                for method, path in (
+                    ("GET", "/echo"), ("GET", "/oauth2/userinfo"), ("GET", "/oauth2/session"),
+                    ("POST", "/oauth2/refresh"), ("POST", "/oauth2/sign_out"),
+                ):  # fmt: skip
+                    page = await ann.request(method, world.url + path, headers={**HTML, "Origin": world.url})
+                    assert page.status == 503, path
                     assert page.headers["Retry-After"] == "2"
                     assert not page.set_cookies
                 page = await bob.navigate(way_back)
@@ -230,6 +249,23 @@ async def test_ss5_a_store_that_fails_signs_nobody_out_and_starts_no_loop(monkey
             assert ann.cookies.header(world.url) == held
             assert (await ann.fetch(f"{world.url}/echo")).status == 200
             assert (await bob.navigate(f"{world.url}/echo/deep")).status == 200
+
+
+async def test_ss5_a_session_in_memory_does_not_notice_a_store_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with watched_world() as (_, world, ann):
+        await ann.sign_in(f"{world.url}/echo", "ann", "ann")
+        held = ann.cookies.header(world.url)
+        with monkeypatch.context() as broken:
+            break_store(world, broken)
+            for path in ("/echo", "/oauth2/userinfo"):
+                page = await ann.fetch(world.url + path)
+                assert page.status == 200, path
+                assert not page.set_cookies
+            page = await ann.request("POST", f"{world.url}/oauth2/sign_out", headers={**HTML, "Origin": world.url})
+            assert page.status == 503, "an end that is not written down would be none"
+            assert not page.set_cookies
+        assert ann.cookies.header(world.url) == held
+        assert (await ann.fetch(f"{world.url}/echo")).status == 200
 
 
 # ── browsers that do not keep what they get ──

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -10,6 +11,7 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 import pytest
 
+from oidc_proxy.errors import StoreFault
 from oidc_proxy.server.app import App
 from tests.gateway import World, merged, running_app, running_world, settings_for
 from tests.real.redis import RedisServer
@@ -97,15 +99,24 @@ async def test_a_refreshed_token_is_the_one_that_all_gateways_use(redis_server: 
         assert len(world.provider.calls("token")) == 2
 
 
+async def noticed(app: App, *, there: bool) -> None:
+    """Until the gateway knows, by itself, that Redis is there again, or gone."""
+    async with asyncio.timeout(5):
+        while app._store.linked != there:
+            if there:
+                with contextlib.suppress(StoreFault):
+                    await app._store.ping()
+            await asyncio.sleep(0.05)
+
+
 async def test_ss5_an_outage_of_redis_signs_nobody_out(redis_servers: Callable[..., RedisServer]) -> None:
+    """Not even where nothing may be served from memory."""
     server = redis_servers(persistent=True)
-    async with (
-        running_world(on(server, routes=[{"path": "/public/", "auth": "none"}])) as world,
-        world.browser() as ann,
-    ):
+    async with running_world(on(server, store={"outage_grace": 0}, routes=PUBLIC)) as world, world.browser() as ann:
         await ann.sign_in(f"{world.url}/echo", "ann", "ann")
         before = ann.cookies.header(world.url)
         server.kill()
+        await noticed(world.app, there=False)
         pages = [
             await ann.fetch(f"{world.url}/echo"),
             await ann.navigate(f"{world.url}/echo"),
@@ -123,8 +134,62 @@ async def test_ss5_an_outage_of_redis_signs_nobody_out(redis_servers: Callable[.
         assert (await ann.fetch(f"{world.url}/public/x")).status == 200, "what needs no session needs no Redis"
         assert ann.cookies.header(world.url) == before
         await server.restart()
+        await noticed(world.app, there=True)
         assert (await ann.fetch(f"{world.url}/echo")).status == 200
         assert not world.lines(event="session.ended")
+
+
+async def test_ss5_whoever_is_known_goes_on_while_redis_is_down_but_not_for_ever(
+    redis_servers: Callable[..., RedisServer],
+) -> None:
+    server = redis_servers(persistent=True)
+    async with (
+        running_world(on(server, store={"outage_grace": "1m"})) as world,
+        world.browser() as ann,
+        another_gateway(world, server) as (elsewhere, other),
+    ):
+        await ann.sign_in(f"{world.url}/echo", "ann", "ann")
+        cookie = f"oidc_proxy={ann.cookies.get('oidc_proxy')}"
+        server.kill()
+        await noticed(world.app, there=False)
+        for _ in range(3):
+            for target in ("/echo", "/oauth2/userinfo"):
+                page = await ann.fetch(world.url + target)
+                assert page.status == 200
+                assert not page.set_cookies
+            world.clock.advance(19)
+        stranger = await at(other, world, "/echo", cookie)
+        assert stranger.status == 503, "a gateway that has never seen her cannot tell who she is"
+        assert stranger.one("Retry-After")
+        world.clock.advance(4)
+        page = await ann.fetch(f"{world.url}/echo")
+        assert (page.status, page.json()["code"]) == (503, "store_unavailable"), "she may have signed out elsewhere"
+        assert not page.set_cookies
+        await server.restart()
+        await noticed(world.app, there=True)
+        await noticed(elsewhere, there=True)
+        assert (await ann.fetch(f"{world.url}/echo")).status == 200
+        assert (await at(other, world, "/echo", cookie)).status == 200
+        assert not world.lines(event="session.ended")
+
+
+async def test_who_was_signed_out_before_redis_went_down_does_not_come_back(
+    redis_servers: Callable[..., RedisServer],
+) -> None:
+    server = redis_servers(persistent=True)
+    async with (
+        running_world(on(server)) as world,
+        world.browser() as ann,
+        another_gateway(world, server) as (_, other),
+    ):
+        await ann.sign_in(f"{world.url}/echo", "ann", "ann")
+        cookie = ann.cookies.header(world.url)
+        assert (await at(other, world, "/echo", cookie)).status == 200
+        await ann.navigate(f"{world.url}/oauth2/sign_out", initiator=f"{world.url}/")
+        assert (await at(other, world, "/echo", cookie)).status == 401
+        server.kill()
+        for gateway in (world.url, other):
+            assert (await at(gateway, world, "/echo", cookie)).status == 503, "no longer in memory"
 
 
 async def test_who_has_no_session_is_sent_to_sign_in_while_redis_is_down(
@@ -140,20 +205,51 @@ async def test_who_has_no_session_is_sent_to_sign_in_while_redis_is_down(
         assert page.headers["Retry-After"]
         assert "oidc_proxy" not in {cookie.name for cookie in bob.cookies}
         await server.restart()
+        await noticed(world.app, there=True)
         assert (await bob.sign_in(f"{world.url}/echo", "bob", "bob")).status == 200
 
 
 async def test_ss5_a_redis_that_hangs_delays_nobody_for_long(redis_server: RedisServer) -> None:
-    async with running_world(on(redis_server)) as world, world.browser() as ann:
+    async with (
+        running_world(on(redis_server)) as world,
+        world.browser() as ann,
+        another_gateway(world, redis_server) as (elsewhere, other),
+    ):
+        await ann.sign_in(f"{world.url}/echo", "ann", "ann")
+        cookie = ann.cookies.header(world.url)
+
+        async def twenty_at(gateway: str) -> set[int]:
+            asked = asyncio.gather(*(at(gateway, world, "/echo", cookie) for _ in range(20)))
+            return {response.status for response in await asyncio.wait_for(asked, 5)}
+
+        redis_server.pause()
+        try:
+            assert await twenty_at(world.url) == {200}, "in memory, and nothing says that it has changed"
+            assert await twenty_at(other) == {503}, "not in memory"
+            await noticed(world.app, there=False)
+            assert await twenty_at(world.url) == {200}, "in memory until a moment ago"
+        finally:
+            redis_server.resume()
+        await noticed(world.app, there=True)
+        await noticed(elsewhere, there=True)
+        assert await twenty_at(world.url) == {200}
+        assert await twenty_at(other) == {200}
+
+
+async def test_ss5_a_redis_that_hangs_serves_nobody_from_memory_where_that_is_not_wanted(
+    redis_server: RedisServer,
+) -> None:
+    async with running_world(on(redis_server, store={"outage_grace": 0})) as world, world.browser() as ann:
         await ann.sign_in(f"{world.url}/echo", "ann", "ann")
         redis_server.pause()
         try:
+            await noticed(world.app, there=False)
             pages = await asyncio.wait_for(asyncio.gather(*(ann.fetch(f"{world.url}/echo") for _ in range(20))), 5)
             assert {page.status for page in pages} == {503}
         finally:
             redis_server.resume()
-        pages = await asyncio.gather(*(ann.fetch(f"{world.url}/echo") for _ in range(20)))
-        assert {page.status for page in pages} == {200}
+        await noticed(world.app, there=True)
+        assert (await ann.fetch(f"{world.url}/echo")).status == 200
 
 
 async def test_ss6_a_redis_that_lost_everything_means_signing_in_again(redis_server: RedisServer) -> None:

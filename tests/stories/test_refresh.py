@@ -29,7 +29,7 @@ async def bearer(world: World, browser: Browser) -> str:
 async def settled(world: World) -> None:
     """Wait for what the gateway does beside the requests."""
     for _ in range(200):
-        if not world.app._sessions._refreshes and not world.app._sessions._background:
+        if not world.app._sessions.busy:
             return
         await asyncio.sleep(0.01)
     raise AssertionError("a refresh does not end")

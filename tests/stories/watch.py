@@ -63,7 +63,7 @@ class Watch:
         self._drawn: set[str] = set()
         listener = world.provider._listener
         listener.handle = self._recording(listener.handle)  # type: ignore[arg-type]
-        for part in (world.app._provider, world.app._sessions):
+        for part in (world.app._provider, world.app._sessions.archive):
             part._random = self._remembering(part._random)
 
     def browser(self, **settings: Any) -> Watched:
