@@ -13,7 +13,7 @@ DEVELOPMENT := import tomllib; groups = tomllib.load(open("pyproject.toml", "rb"
 PURE := values errors messages tokens oidc identity sessions policy pages
 INTO := .
 
-.PHONY: help install demo test coverage check docs lock
+.PHONY: help install demo test bench coverage check docs lock
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -35,8 +35,11 @@ install: .venv/installed ## make .venv with everything that the program and its 
 demo: .venv/program ## a provider, an application and the gateway in front of it, in one process
 	$(BIN)/oidc-proxy demo $(ARGS)
 
-test: install ## all tests; those with a real Keycloak, Redis or Chromium where it can be had. ARGS="-k word" chooses
+test: install ## tests; those with a real Keycloak, Redis or Chromium where it can be had. ARGS=--slow for all
 	$(BIN)/pytest $(ARGS)
+
+bench: install ## CPU per request beside nginx, mod_auth_openidc and oauth2-proxy. ARGS=--quick for a first look
+	$(BIN)/python -m bench $(ARGS)
 
 coverage: install ## every branch of each pure module, by that module's own tests
 	@for module in $(PURE); do \

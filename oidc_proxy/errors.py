@@ -81,20 +81,30 @@ class RequestFault(ProxyError):
             "This action can only be started from this site itself.",
             "Another site tried to act for the visitor; nothing happened.",
         ),
+        "request_timeout": Entry(
+            408,
+            "Request too slow",
+            "The request took too long to arrive. Please try again.",
+            "`http.timeouts.header` and `http.timeouts.body` are the limits.",
+        ),
         "body_too_large": Entry(
             413,
             "Request too large",
             "What was sent is too large.",
-            "Not in use: bodies of any size are passed on, as they come.",
+            "`http.limits.body_bytes` is the limit.",
         ),
         "uri_too_long": Entry(
-            414, "Address too long", "The address is too long.", "A request line may have 16 KiB; send more by POST."
+            414,
+            "Address too long",
+            "The address is too long.",
+            "`http.limits.url_bytes` is the limit; larger forms are sent by POST.",
         ),
         "headers_too_large": Entry(
             431,
             "Headers too large",
             "The browser sent more header data than is accepted. Clearing the cookies of this site usually helps.",
-            "Often an application that sets many cookies: a header may have 32 KiB.",
+            "Often an application that sets many cookies. `http.limits.header_bytes` and `http.limits.headers` are the "
+            "limits.",
         ),
         "expectation_failed": Entry(
             417,

@@ -10,6 +10,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Self, TypeAlias
 from urllib.parse import unquote_to_bytes
@@ -285,6 +286,17 @@ class OwnCookies:
         if self._hint not in line.lower():
             return line
         return b";".join(pair for pair in line.split(b";") if not self.owns(pair)).strip(b" \t")
+
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+@lru_cache(2)
+def http_date(instant: int) -> str:
+    """Value of a Date header (RFC 9110 §5.6.7); ``instant`` in whole seconds, so that most calls cost a look-up."""
+    then = datetime.fromtimestamp(instant, UTC)  # strftime would speak the language of the machine
+    return f"{_DAYS[then.weekday()]}, {then:%d} {_MONTHS[then.month - 1]} {then:%Y %H:%M:%S} GMT"
 
 
 # ── header hygiene ────────────────────────────────────────────────────────────────────────────────────────────────────

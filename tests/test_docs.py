@@ -369,7 +369,8 @@ def test_defaults_that_the_readme_names() -> None:
 @pytest.mark.parametrize(
     ("words", "sign"),
     [
-        ("WebSockets", "websocket"), ("back-channel logout", "/backchannel_logout"), ("forward-auth", "forward_auth"),
+        ("WebSockets", "sec-websocket-key"), ("back-channel logout", "/backchannel_logout"),
+        ("forward-auth", "forward_auth"),
         ("worker process", "workers: int"),
     ],
 )  # fmt: skip

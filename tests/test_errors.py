@@ -31,6 +31,7 @@ PROMISED = {
         "sign_in_required": 401,
         "access_denied": 403,
         "cross_site": 403,
+        "request_timeout": 408,
         "body_too_large": 413,
         "uri_too_long": 414,
         "headers_too_large": 431,

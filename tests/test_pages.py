@@ -373,6 +373,7 @@ OFFERS = {
     "access_denied": (START, "Use another account"),
     "identity_unusable": (START, "Use another account"),
     "headers_too_large": (RETRY, "Try again"),
+    "request_timeout": (RETRY, "Try again"),
 }
 
 

@@ -17,6 +17,7 @@ from oidc_proxy.oidc import LoginSettings, LogoutSettings, ProviderSettings
 from oidc_proxy.pages import PageSettings
 from oidc_proxy.policy import RouteSettings
 from oidc_proxy.server.admin import AdminSettings
+from oidc_proxy.server.front import HttpSettings
 from oidc_proxy.server.store import MemoryStoreSettings, StoreSettings
 from oidc_proxy.server.telemetry import LogSettings
 from oidc_proxy.server.upstream import UpstreamSettings
@@ -69,6 +70,7 @@ class Config(Settings):
     listen: ListenSettings = Field(
         ListenSettings(), description="Where the gateway listens, and whose forwarded headers it believes."
     )
+    http: HttpSettings = Field(HttpSettings(), description="What clients may send, and how long they may take.")
     admin: AdminSettings = Field(
         AdminSettings(), description="Health, metrics and administration, on a listener of their own."
     )

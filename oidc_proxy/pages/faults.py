@@ -68,6 +68,7 @@ _ADVICE: Mapping[str, _Advice] = {
     "sign_in_required": _Advice("lock", "", "start", "Sign in"),
     "access_denied": _OTHER_ACCOUNT,
     "cross_site": _Advice("lock", "Nothing was changed. Open this site itself and repeat what you wanted to do."),
+    "request_timeout": _Advice("wait", "", "retry", "Try again"),
     "body_too_large": _Advice("warn", "Please go back and send less at once."),
     "headers_too_large": _Advice("warn", "Then try again.", "retry", "Try again"),
     "login_unknown": _Advice(

@@ -111,8 +111,10 @@ class App:
             Health(store, self._provider, self.telemetry, require_store=config.admin.require_store),
             Administration(self._sessions, config.admin, config.provider.issuers, self.telemetry),
         )
-        self._public = Listener(gateway.handle, config.listen.address)
-        self._private = Listener(self.admin.handle, config.admin.address) if config.admin.address else None
+        self._public = Listener(gateway.handle, config.listen.address, config.http, self.telemetry, clock)
+        self._private: Listener | None = None
+        if config.admin.address:
+            self._private = Listener(self.admin.handle, config.admin.address, config.http, self.telemetry, clock)
 
     @property
     def port(self) -> int:

@@ -28,6 +28,7 @@ from ..messages import (
     RequestHead,
     canonical_name,
     client_address,
+    http_date,
     is_navigation,
     request_id,
     split_target,
@@ -397,7 +398,7 @@ class Gateway:
         exchange.status = reply.status
         phrase = HTTPStatus(reply.status).phrase
         lines = [f"HTTP/1.1 {reply.status} {phrase}", *(f"{name}: {value}" for name, value in reply.headers)]
-        lines.append(f"X-Request-Id: {exchange.request_id}")
+        lines += [f"Date: {http_date(int(self._clock()))}", f"X-Request-Id: {exchange.request_id}"]
         if reply.status != HTTPStatus.NO_CONTENT:
             lines.append(f"Content-Length: {len(reply.body)}")
         if not goes_on:
@@ -505,6 +506,9 @@ def _arrival_headers(origin: Origin) -> list[tuple[bytes, bytes]]:
 def _body(request: web.BaseRequest) -> Body | None:
     if not request.body_exists:
         return None
+    fault = request.content.exception()
+    if fault is not None:  # the listener knows already that it will not do
+        raise fault
     return _pieces(request), request.content_length
 
 

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from pydantic import Field
 
 from .. import __version__
+from ..errors import ProxyError
 from ..values import Instant, Settings, rfc3339
 
 
@@ -50,6 +51,17 @@ class Metrics:
             "Time from the request's head to the end of the answer.",
             ["route"],
             buckets=BUCKETS,
+            registry=registry,
+        )
+        self.unreadable = Counter(
+            "oidc_proxy_http_unreadable_requests_total",
+            "Requests that could not be read, or did not arrive in time.",
+            ["code"],
+            registry=registry,
+        )
+        self.turned_away = Counter(
+            "oidc_proxy_http_connections_refused_total",
+            "Connections that were closed at once because there were too many.",
             registry=registry,
         )
         self.in_flight = Gauge("oidc_proxy_http_requests_in_flight", "Requests being answered.", registry=registry)
@@ -116,6 +128,7 @@ class Telemetry:
     def __init__(self, settings: LogSettings, clock: Callable[[], Instant], out: TextIO | None = None) -> None:
         self.settings, self.metrics = settings, Metrics()
         self._clock = clock
+        self._turned_away = 0.0
         self._out = out if out is not None else sys.stdout
         self._encode = msgspec.json.Encoder(enc_hook=str).encode
         self._least = getattr(logging, settings.level.upper())
@@ -143,6 +156,24 @@ class Telemetry:
         """Something that happened to somebody's sign-in or access: stable event names, see docs/logging.md."""
         if self.settings.audit:
             self.write("audit", "info", event=event, **fields)
+
+    def unreadable(self, fault: ProxyError, *, request_id: str, client_ip: str, bytes_out: int) -> None:
+        """A request that no handler saw, and that was answered with this fault."""
+        self.metrics.unreadable.labels(fault.code).inc()
+        self.metrics.errors.labels(fault.code).inc()
+        self.metrics.requests.labels("", "other", fault.status).inc()
+        if self.settings.access:
+            fields = {"status": fault.status, "bytes_out": bytes_out, "decision": "error", "reason": fault.code}
+            head = {"method": None, "host": None, "path": None, "route": "", "detail": fault.detail or None}
+            self.write("access", "info", request_id=request_id, client_ip=client_ip, **head, **fields)
+
+    def turned_away(self) -> None:
+        """A connection that there was no room for. At most one line a minute says so."""
+        self.metrics.turned_away.inc()
+        now = self._clock()
+        if now - self._turned_away >= 60:
+            self._turned_away = now
+            self.message("warning", "connections.full", reason="http.limits.connections is reached")
 
     def take_over_logging(self) -> None:
         """Let the standard library's log, where libraries write, come out in the same form."""

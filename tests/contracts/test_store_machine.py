@@ -23,6 +23,8 @@ from oidc_proxy.server.store import Store
 from oidc_proxy.server.store.redis import RedisStore
 from tests.contracts.conftest import SHARED, Places, memory_shelf
 
+pytestmark = pytest.mark.slow
+
 T = TypeVar("T")
 
 KEYS = st.sampled_from(["a", "b", "{a}c"])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from oidc_proxy.messages import NEVER_FROM_CLIENTS, HeaderFilter, canonical_name
+from oidc_proxy.messages import NEVER_FROM_CLIENTS, HeaderFilter, canonical_name, http_date
 
 from .samples import COOKIES, Lines, lines
 
@@ -217,3 +217,15 @@ def test_f157_no_spelling_of_an_identity_header_gets_through(said: Lines) -> Non
     assert b"AUTHORIZATION" not in {as_cgi(name) for name, _ in FILTER.to_backend(said)}
     announced = {as_cgi(name.encode()) for name in IDENTITY}
     assert not announced & {as_cgi(name) for name, _ in FILTER.to_client(said)}
+
+
+@pytest.mark.parametrize(
+    ("instant", "text"),
+    [
+        (784111777, "Sun, 06 Nov 1994 08:49:37 GMT"),  # the example of RFC 9110 §5.6.7
+        (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
+        (1772409599, "Sun, 01 Mar 2026 23:59:59 GMT"),
+    ],
+)
+def test_a_date_in_the_one_form_that_is_sent(instant: int, text: str) -> None:
+    assert http_date(instant) == text

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # imported where they are used: a run of the pure tests waits
     from tests.real.redis import RedisServer
 
 USED = pytest.StashKey[dict[str, str]]()
+LEFT_OUT = pytest.StashKey[int]()
 MISSING = pytest.StashKey[dict[str, str]]()
 STARTING = pytest.StashKey["Future[Keycloak]"]()
 
@@ -33,9 +34,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="require" if os.environ.get("OIDC_PROXY_REQUIRE_REAL") == "1" else "auto",
         help="tests with a real Keycloak, Redis or Chromium: skip where one is missing, fail then, or leave all out",
     )
+    parser.addoption(
+        "--slow",
+        action="store_true",
+        default=os.environ.get("OIDC_PROXY_REQUIRE_REAL") == "1",
+        help="also those that wait for real outages and time-outs",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: waits for real outages and time-outs; run with --slow")
+    config.stash[LEFT_OUT] = 0
     config.stash[USED] = {}
     config.stash[MISSING] = {}
 
@@ -46,7 +55,12 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Start Keycloak while the other tests run, and run those that need it last."""
+    """Leave out slow tests unless they are wanted. Start Keycloak while others run, and run those that need it last."""
+    if not config.option.slow:
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.stash[LEFT_OUT] = len(slow)
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
     items.sort(key=_needs_keycloak)
     if items and _needs_keycloak(items[-1]) and config.option.real != "off" and not config.option.collectonly:
         starting: Future[Keycloak] = Future()
@@ -61,6 +75,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.stash[LEFT_OUT]:
+        terminalreporter.write_line(f"Slow tests left out: {config.stash[LEFT_OUT]} (--slow runs them)")
     if config.stash[USED]:
         terminalreporter.write_line(f"Real parts used: {', '.join(sorted(config.stash[USED].values()))}")
     if config.stash[MISSING]:

@@ -217,6 +217,7 @@ class TestRefresh:
             assert page.json()["target"] == "/echo/again?n=1"
 
 
+@pytest.mark.slow
 class TestOutages:
     async def test_the_gateway_is_there_before_keycloak(self, keycloak: Keycloak, tmp_path: Path) -> None:
         async with place(keycloak) as here:

@@ -176,6 +176,7 @@ class TestKeycloak:
         status, answer = await refresh(keycloak, realm_name, tokens["refresh_token"])
         assert (status, answer["error"]) == (400, "invalid_grant")
 
+    @pytest.mark.slow
     async def test_sessions_outlive_a_restart(self, keycloak: Keycloak, realm_name: str) -> None:
         tokens = await sign_in(keycloak, realm_name, ANN)
         await keycloak.stop()

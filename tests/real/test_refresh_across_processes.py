@@ -20,6 +20,8 @@ from oidc_proxy.demo.faults import Faults, late
 from tests.real.redis import RedisServer
 from tests.real.workers import Fleet, all_of, running_fleet, session_id, slow_to_begin
 
+pytestmark = pytest.mark.slow
+
 SLOW = float(os.environ.get("OIDC_PROXY_TEST_SLOW_TOKEN", "2"))
 """Seconds that the token endpoint takes."""
 

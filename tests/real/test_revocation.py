@@ -12,6 +12,8 @@ import pytest
 from tests.real.redis import RedisServer
 from tests.real.workers import Fleet, Worker, running_fleet, session_id
 
+pytestmark = pytest.mark.slow
+
 TRIALS = 50
 LONGEST = 0.05
 """Seconds from the administrator's request to the first refusal, for 99 of 100."""

@@ -25,6 +25,8 @@ from oidc_proxy.server.store import RedisStoreSettings
 from oidc_proxy.server.store.redis import RedisStore
 from tests.real.redis import RedisCluster, RedisSentinels, RedisServer
 
+pytestmark = pytest.mark.slow
+
 KEYS = [f"key{number}" for number in range(8)]
 PATIENCE = 0.5
 ANNOUNCED_WITHIN = 0.25

@@ -1,0 +1,384 @@
+# ruff: noqa: SLF001  (aiohttp lets a subclass of its protocol see no more than this)
+"""One connection of a client: aiohttp's HTTP/1.1, with the limits, the patience and the manners of a gateway."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, Protocol
+
+from aiohttp import http_parser, web, web_protocol
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import RawRequestMessage
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+
+from oidc_proxy import pages
+from oidc_proxy.errors import InternalFault, ProxyError, RequestFault
+from oidc_proxy.messages import http_date
+from oidc_proxy.server.front.objections import object_to, without_trailer
+from oidc_proxy.server.front.settings import HttpSettings
+from oidc_proxy.values import Instant
+
+SILENT_LIMIT = 64 * 1024
+"""Most bytes of chunk extensions and trailers that come without a byte of the body."""
+LINGER = 5.0
+"""Seconds in which a client that is still sending can take its answer before the connection is closed."""
+
+if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:  # pragma: no cover
+    # Its grammar differs from the compiled one's, and everything here was checked against that one.
+    raise ImportError("aiohttp runs without its compiled parser; unset AIOHTTP_NO_EXTENSIONS and install a wheel")
+
+
+class Witness(Protocol):
+    """Who is told of what no handler sees."""
+
+    def fresh_request_id(self) -> str: ...
+    def unreadable(self, fault: ProxyError, *, request_id: str, client_ip: str, bytes_out: int) -> None: ...
+    def turned_away(self) -> None: ...
+
+
+class Owner(Protocol):
+    """The listener of a connection."""
+
+    settings: HttpSettings
+    witness: Witness
+    clock: Callable[[], Instant]
+    server: web.Server
+
+    def admit(self, connection: FrontProtocol) -> bool: ...
+    def forget(self, connection: FrontProtocol) -> None: ...
+
+
+class ClientRequest(web.BaseRequest):
+    """A request, with what aiohttp leaves open."""
+
+    @property
+    def keep_alive(self) -> bool:
+        """Not after an upgrade that was asked for: aiohttp drops what has arrived behind it, or half of that."""
+        return super().keep_alive and not self._message.upgrade
+
+
+class _Refusal(web.StreamResponse):
+    """A whole answer to a request that no handler saw; the connection closes after it (RFC 9112 §9.6)."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    @property
+    def keep_alive(self) -> bool:
+        return False
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        await request.writer.write(self._data)
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        return None
+
+
+class _Lingering:
+    """A transport that closes its sending half first, and drops what still comes.
+
+    Closing at once, with bytes of the client unread, would make the system send a reset, which can overtake the answer
+    and destroy it (RFC 9112 §9.6).
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._leaving = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def close(self) -> None:
+        transport = self._transport
+        if self._leaving or transport.is_closing():
+            return
+        self._leaving = True
+        if transport.can_write_eof():
+            transport.write_eof()
+        transport.resume_reading()
+        asyncio.get_running_loop().call_later(LINGER, transport.abort)
+
+
+class _Stall:
+    """Since when something has not moved. ``mark`` is anything that differs when it has."""
+
+    __slots__ = ("mark", "since")
+
+    def __init__(self) -> None:
+        self.mark: object = None
+        self.since = 0.0
+
+    def seconds(self, mark: object, now: float) -> float:
+        if mark != self.mark:
+            self.mark, self.since = mark, now
+        return now - self.since
+
+
+class FrontProtocol(web.RequestHandler):
+    """One connection of a client.
+
+    Answers what cannot be parsed in our words and never repeats it, and holds the client to limits and to the clock.
+    What takes time is seen by ``review``, which one timer calls for all connections: a request costs no timer.
+    """
+
+    __slots__ = (
+        "_after_chunks",
+        "_body",
+        "_body_size",
+        "_deaf",
+        "_head",
+        "_head_began",
+        "_held",
+        "_idle",
+        "_last",
+        "_limits",
+        "_owner",
+        "_reading",
+        "_silent",
+        "_timeouts",
+        "_unread",
+        "_wire",
+    )
+
+    def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
+        super().__init__(owner.server, loop=loop, **options)
+        self._owner = owner
+        self._limits, self._timeouts = owner.settings.limits, owner.settings.timeouts
+        self._wire: asyncio.Transport | None = None
+        self._deaf = False
+        self._body: StreamReader | None = None
+        self._body_size = self._silent = 0
+        self._head, self._head_began, self._held, self._last = b"", 0.0, b"", b""
+        self._after_chunks = False
+        self._idle, self._reading, self._unread = _Stall(), _Stall(), _Stall()
+
+    # ── the life of a connection ──
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if not self._owner.admit(self):
+            transport.abort()  # type: ignore[attr-defined]
+            return
+        self._wire = transport  # type: ignore[assignment]
+        self._idle.seconds(0, self._loop.time())
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._owner.forget(self)
+        super().connection_lost(exc)
+        self._wire = self._body = None
+
+    # ── what arrives ──
+
+    def data_received(self, data: bytes) -> None:
+        """Give aiohttp's parser one message at a time.
+
+        When something is malformed, the parser forgets what it has read before in the same piece: an honest request
+        would be lost, or not, as the network happens to split the bytes. Where the cuts are, only this depends on.
+        """
+        data, self._held = self._held + data if self._held else data, b""
+        while not self._deaf:
+            if data and len(self._messages) >= self._max_msg_queue_size:
+                self._held = data  # aiohttp has paused reading, and calls again when it has answered some
+                return
+            cut = self._cut(data)
+            if cut >= len(data):
+                self._take(data)
+                return
+            self._take(data[:cut])
+            data = data[cut:]
+
+    def _cut(self, data: bytes) -> int:
+        """How many bytes can be of one message: up to a blank line, which ends a head or the chunks of a body."""
+        body, last = self._body, self._last
+        self._last = b""
+        if body is not None and not body.is_eof() and self._body_size > body.total_bytes:
+            return self._body_size - body.total_bytes
+        if last:
+            end = (last + data[:3]).find(b"\r\n\r\n")
+            if end >= 0:
+                return end + 4 - len(last)
+        end = data.find(b"\r\n\r\n")
+        if end >= 0:
+            return end + 4
+        self._last = (last + data[-3:])[-3:]  # the blank line may be half here
+        return len(data)
+
+    def _take(self, data: bytes) -> None:
+        """Count what aiohttp does not: whole heads, bodies, and what comes in a body without being of it."""
+        count, body = self._request_count, self._body
+        if body is not None and body.is_eof():
+            body = self._body = None
+        before = 0 if body is None else body.total_bytes
+        super().data_received(data)
+        if self._request_count != count:
+            head, self._head = self._head + data, b""
+            self._arrived(self._request_count - count, head.lstrip(b"\r\n"))
+        elif body is None:
+            self._part_of_head(data)
+        else:
+            self._part_of_body(body, len(data), before)
+
+    def _part_of_head(self, data: bytes) -> None:
+        if not self._head:
+            data = data.lstrip(b"\r\n")  # a line break after a body belongs to nothing (RFC 9112 §2.2)
+            self._head_began = self._loop.time()
+        self._head += data
+        limits = self._limits
+        if len(self._head) > limits.header_bytes + limits.url_bytes:
+            self._refuse(RequestFault("headers_too_large", "the head does not end within the limits"))
+
+    def _part_of_body(self, body: StreamReader, size: int, before: int) -> None:
+        limit = self._limits.body_bytes
+        self._silent = self._silent + size if body.total_bytes == before else 0
+        if limit and body.total_bytes > limit:
+            self._break_off(body, RequestFault("body_too_large", "the body is larger than http.limits.body_bytes"))
+        elif self._silent > SILENT_LIMIT:
+            self._break_off(body, RequestFault("bad_request", "chunk extensions or trailers without end"))
+
+    def _arrived(self, count: int, head: bytes) -> None:
+        """Whole heads, or what can be none: one, read from ``head``, or several that had waited in the parser."""
+        self._silent = 0
+        for index in range(len(self._messages) - count, len(self._messages)):
+            message, payload = self._messages[index]
+            if isinstance(message, web_protocol._ErrInfo):
+                self._turn_deaf()
+                self._tell_reader(index, RequestFault("bad_request", "the framing of the body is malformed"))
+                return
+            try:
+                self._accept(index, message, payload, head if count == 1 else b"")
+            except RequestFault as objection:
+                for _ in range(len(self._messages) - index):
+                    self._messages.pop()
+                self._refuse(objection)
+                return
+
+    def _accept(self, index: int, message: RawRequestMessage, payload: StreamReader, head: bytes) -> None:
+        """Take up a request, or raise RequestFault."""
+        limits = self._limits
+        if self._after_chunks:
+            message = without_trailer(message, head)
+            self._messages[index] = (message, payload)
+        object_to(message, head, limits.header_bytes)
+        self._after_chunks = bool(message.chunked)
+        if payload is EMPTY_PAYLOAD:
+            return
+        if message.method == "CONNECT":
+            payload.feed_eof()  # what follows is no HTTP; aiohttp would wait for its end
+            self._turn_deaf()
+            return
+        self._body, self._body_size = payload, int(message.headers.get("Content-Length", "0"))
+        if limits.body_bytes and max(self._body_size, payload.total_bytes) > limits.body_bytes:
+            self._break_off(payload, RequestFault("body_too_large", "the body is larger than http.limits.body_bytes"))
+
+    # ── what is not accepted ──
+
+    def _refuse(self, fault: RequestFault) -> None:
+        """Answer with the fault, after the requests before; nothing more is heard."""
+        self._turn_deaf()
+        self._request_count += 1
+        self._messages.append((web_protocol._ErrInfo(status=fault.status, exc=fault, message=""), EMPTY_PAYLOAD))
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _break_off(self, body: StreamReader, fault: RequestFault) -> None:
+        """Whoever reads the body gets the fault; nothing more is heard."""
+        self._turn_deaf()
+        body.set_exception(fault)
+        if not body.is_eof():
+            body.feed_eof()  # else aiohttp would wait for the rest once more
+
+    def _tell_reader(self, index: int, fault: RequestFault) -> None:
+        """Tell whoever waits for the rest of the body before this message that it will never come."""
+        body = self._messages[index - 1][1] if index > 0 else None
+        if body is None and self._current_request is not None:
+            body = self._current_request.content
+        if body is not None and not body.is_eof():
+            self._break_off(body, fault)
+
+    def _turn_deaf(self) -> None:
+        self._deaf = True
+        if self.transport is not None and self._wire is not None:
+            self.transport = _Lingering(self._wire)  # type: ignore[assignment]
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """A whole answer to a request that no handler saw."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer was under way already")
+        fault = self._fault(status, exc)
+        witness = self._owner.witness
+        identifier = witness.fresh_request_id()
+        reply = pages.problem(fault, request_id=identifier)
+        lines = [f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}"]
+        lines += [f"{name}: {value}" for name, value in reply.headers]
+        lines += [f"Date: {http_date(int(self._owner.clock()))}", f"X-Request-Id: {identifier}"]
+        lines += [f"Content-Length: {len(reply.body)}", "Connection: close", "", ""]
+        data = "\r\n".join(lines).encode() + reply.body
+        if not isinstance(exc, ConnectionError):  # else it was a request that a handler has seen, and whose client left
+            witness.unreadable(fault, request_id=identifier, client_ip=request.remote or "", bytes_out=len(data))
+        return _Refusal(data)
+
+    def _fault(self, status: int, error: BaseException | None) -> ProxyError:
+        if isinstance(error, ProxyError):
+            return error
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return InternalFault("internal_error", type(error).__name__)
+        if isinstance(error, LineTooLong):
+            in_url = error.args[1] == self._limits.url_bytes
+            return RequestFault("uri_too_long" if in_url else "headers_too_large", "a line is too long")
+        if "Too many headers" in str(error):
+            return RequestFault("headers_too_large", "more headers than http.limits.headers")
+        return RequestFault("bad_request", "not a well-formed HTTP/1.x request")
+
+    # ── what takes too long ──
+
+    def review(self, now: float) -> None:
+        """Hold the client to the clock. ``now`` is loop time."""
+        wire = self._wire
+        if wire is None:
+            return
+        if self._will_not_read(wire, now):
+            wire.abort()
+        elif self._waiter is not None and not self._waiter.done():
+            self._review_waiting(now)
+        elif self._current_request is not None:
+            self._review_body(self._current_request.content, now)
+
+    def _review_waiting(self, now: float) -> None:
+        """No request is being answered: either a part of the next one is here, or the connection is idle."""
+        timeouts = self._timeouts
+        if self._head:
+            if now - self._head_began > timeouts.header:
+                self._refuse(RequestFault("request_timeout", "the head did not end within http.timeouts.header"))
+            return
+        patience = timeouts.keep_alive if self._request_count else timeouts.header
+        if self._idle.seconds(self._request_count, now) > patience:
+            self.force_close()
+
+    def _review_body(self, body: StreamReader, now: float) -> None:
+        if body is not self._body or body._waiter is None:
+            self._reading.mark = None  # nobody waits for a byte of it
+        elif self._reading.seconds((id(body), body.total_bytes), now) > self._timeouts.body:
+            self._break_off(body, RequestFault("request_timeout", "the body paused longer than http.timeouts.body"))
+
+    def _will_not_read(self, wire: asyncio.Transport, now: float) -> bool:
+        size = wire.get_write_buffer_size()
+        if not size:
+            self._unread.mark = None
+            return False
+        request = self._current_request
+        mark = (id(request), request.writer.output_size - size) if request is not None else (0, -size)
+        return self._unread.seconds(mark, now) > self._timeouts.write
+
+    def _process_keepalive(self) -> None:
+        """aiohttp's own timer, which cannot tell an idle connection from half a head: ``review`` does."""
+        self._keepalive_handle = None
