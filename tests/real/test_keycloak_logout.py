@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.gateway import running_app
+from tests.gateway import merged, running_app
 from tests.real.browser import Chromium
 from tests.real.keycloak import ANN, BOB, Keycloak
+from tests.real.parts import free_port
 from tests.real.places import Place, asks_for_password, place
 from tests.real.redis import RedisServer
+from tests.serving import serving
 from tests.world import Browser
 
 
@@ -59,6 +62,34 @@ class TestBackChannel:
                 assert asks_for_password(asked)
                 page = await ann.fill_sign_in(asked, ANN.name, ANN.password)
                 assert page.json()["target"] == "/echo/again"
+
+    async def test_lg14_every_process_refuses_the_next_request(
+        self, keycloak: Keycloak, redis_server: RedisServer, tmp_path: Path
+    ) -> None:
+        """Keycloak tells one process; all of them had the session in memory, and none asks the store at a request."""
+        store = {"store": {"type": "redis", "url": redis_server.url}}
+        async with told_by_keycloak(keycloak, store) as here, AsyncExitStack() as running, Browser() as ann:
+            authority = here.url.removeprefix("http://")
+            ports = [urlsplit(here.url).port, free_port(), free_port()]
+            for number, port in enumerate(ports):
+                config = merged(here.config, {"listen": {"address": f"127.0.0.1:{port}"}})
+                await running.enter_async_context(serving(config, tmp_path / str(number)))
+
+            async def everywhere() -> list[int]:
+                cookies = ann.cookies.header(here.url)
+                asked = [
+                    ann.request("GET", f"http://127.0.0.1:{port}/echo", headers={"Host": authority}, cookies=cookies)
+                    for port in ports
+                ]
+                return [page.status for page in await asyncio.gather(*asked)]
+
+            await ann.sign_in(f"{here.url}/echo", ANN.name, ANN.password)
+            assert await everywhere() == [200, 200, 200]
+            before = (await redis_server.command_stats()).get("get", 0)
+            assert await everywhere() == [200, 200, 200]
+            assert (await redis_server.command_stats()).get("get", 0) == before, "served from memory"
+            await keycloak.end_user_sessions(here.realm, "ann")
+            assert await everywhere() == [401, 401, 401]
 
     async def test_f102_one_of_two_sessions(self, keycloak: Keycloak) -> None:
         async with told_by_keycloak(keycloak) as here, running_app(here.config, time.time):
