@@ -20,16 +20,17 @@ help: ## list the targets
 
 install: .venv/installed ## make .venv with everything that the program and its tests need
 
+# The locks are complete. Without --no-deps, pip would look for newer ones of what is asked for with extras, and refuse them.
 .venv/program: requirements.lock requirements-build.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer, with venv, is needed (Debian: apt install python3-venv)." >&2; exit 1; }
 	@echo "Installing into .venv. The first time, this takes half a minute."
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock -r requirements-build.lock
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock -r requirements-build.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .venv/installed: .venv/program requirements-dev.lock
-	$(BIN)/python -m pip install --quiet --require-hashes $(addprefix -r ,$(LOCKS))
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes $(addprefix -r ,$(LOCKS))
 	@touch $@
 
 demo: .venv/program ## a provider, an application and the gateway in front of it, in one process
