@@ -23,7 +23,10 @@ FLOORS = (
     {"server", *(f"server.{name}" for name in ("provider", "store", "cache", "upstream", "telemetry", "front"))},
     {
         *(f"server.{name}" for name in ("archive", "refresh", "sessions", "streams")),
-        *(f"server.{name}" for name in ("endpoints", "login", "logout", "account", "gateway")),
+        *(
+            f"server.{name}"
+            for name in ("endpoints", "login", "logout", "account", "exchange", "forwarding", "gateway")
+        ),
         *(f"server.{name}" for name in ("gauges", "admin")),
     },
     {"config", "server.app", "server.workers", "cli", "__main__"},
@@ -57,8 +60,10 @@ SAME_FLOOR = {
     "server.logout": {"server.endpoints", "server.login", "server.sessions"},  # it takes back the cookies of a sign-in
     # A user's own list ends sessions as signing out does, and says so in the same words.
     "server.account": {"server.archive", "server.endpoints", "server.login", "server.logout", "server.sessions"},
+    # What is open on behalf of a session ends with it, so the way to the backend knows sessions; it takes no decision.
+    "server.forwarding": {f"server.{name}" for name in ("archive", "exchange", "sessions", "streams")},
     "server.gateway": {
-        *(f"server.{name}" for name in ("archive", "sessions", "streams")),
+        *(f"server.{name}" for name in ("archive", "sessions", "exchange", "forwarding")),
         *(f"server.{name}" for name in ("endpoints", "login", "logout", "account")),
     },
     # How full the memory of sessions is; whoever keeps it does not know that it is counted.

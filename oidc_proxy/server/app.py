@@ -18,6 +18,7 @@ from .admin.listener import Admin
 from .admin.sessions import Administration
 from .archive import Archive, SignedIn
 from .cache import Cache
+from .forwarding import Forwarding
 from .front import Listener
 from .gateway import Gateway
 from .gauges import session_metrics
@@ -97,8 +98,13 @@ class App:
             logout=self._logout,
             account=account,
             cookies=cookies,
-            upstreams=self._upstreams,
-            headers=HeaderFilter(config.identity.headers, cookies.own),
+            forwarding=Forwarding(
+                self._upstreams,
+                HeaderFilter(config.identity.headers, cookies.own),
+                config.public_url,
+                self._sessions,
+                self.telemetry,
+            ),
             public=config.public_url,
             listen=config.listen,
             endpoints=config.endpoints,

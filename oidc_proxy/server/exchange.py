@@ -1,0 +1,99 @@
+"""One request of the public listener on its way through, and the writing of its answer.
+
+aiohttp parses and keeps the connection; answers are written as bytes that we compose ourselves, because a proxy must
+pass on what it was given and an HTTP library's header objects would change it.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import dataclass
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+
+from ..errors import RequestFault
+from ..messages import RequestHead
+
+_RESET = struct.pack("ii", 1, 0)
+
+
+class Written(web.StreamResponse):
+    """An answer whose bytes are on the wire already: it tells aiohttp only whether the connection goes on."""
+
+    def __init__(self, keep_alive: bool) -> None:
+        self._goes_on = keep_alive
+
+    @property
+    def keep_alive(self) -> bool:
+        return self._goes_on
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        return None
+
+
+GOES_ON, CLOSES = Written(True), Written(False)
+
+
+@dataclass(slots=True)
+class Exchange:
+    """What is known of one request so far; at its end, what the access log says."""
+
+    request: web.BaseRequest
+    began: float
+    request_id: str
+    head: RequestHead | None = None
+    route: str = ""
+    decision: str = ""
+    reason: str = ""
+    detail: str = ""
+    user: str = ""
+    account: str = ""
+    status: int = 0
+    bytes_out: int = 0
+    upstream_status: int = 0
+    misframed: bool = False
+    """Where the request ends is doubtful: the connection must end with the answer (RFC 9112 §9.6)."""
+
+    @property
+    def peer(self) -> str:
+        """The address at the other end of the connection."""
+        return self.request.remote or ""
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether another request may follow: the client asks for it, and nothing of this one's body is unread."""
+        request, body = self.request, self.request.content
+        if self.misframed or not request.keep_alive:
+            return False
+        return not request.body_exists or (body.at_eof() and body.exception() is None)
+
+    async def write(self, data: bytes) -> None:
+        """Send a part of the answer; waits while the client does not take what was sent before."""
+        if data:
+            self.bytes_out += len(data)
+            await self.request.writer.write(data)
+
+    def abort(self) -> Written:
+        """Break the connection, so that the client sees that the answer is not whole."""
+        transport = self.request.transport
+        if transport is not None:
+            # With a reset: to HTTP/1.0 the mere end of the connection is the regular end of a body (RFC 9112 §6.3).
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            transport.abort()
+        return CLOSES
+
+
+async def ask_for_body(exchange: Exchange, head: RequestHead) -> None:
+    """Ask for the body of a client that waits to be asked (RFC 9110 §10.1.1), now that it may be sent on."""
+    expectation = head.headers.get("Expect")
+    if expectation is None:
+        return
+    if expectation.lower() != "100-continue":
+        raise RequestFault("expectation_failed", "Expect has something else than 100-continue")
+    if exchange.request.version >= (1, 1):  # older clients do not know what that is
+        await exchange.request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")

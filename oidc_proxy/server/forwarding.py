@@ -1,0 +1,165 @@
+"""The way to the backend and back: what it is told, and its answer passed on as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from aiohttp import web
+
+from ..errors import UpstreamFault
+from ..messages import HeaderFilter, RequestHead, canonical_name
+from ..policy import Nobody, Route
+from ..values import Origin
+from .archive import SignedIn
+from .exchange import CLOSES, GOES_ON, Exchange, Written, ask_for_body
+from .sessions import Sessions
+from .streams import Stream
+from .telemetry import Telemetry
+from .upstream import Body, Upstream, UpstreamResponse
+
+
+class Forwarding:
+    """Passes requests that may pass to their backends."""
+
+    def __init__(
+        self,
+        upstreams: Mapping[str, Upstream],
+        headers: HeaderFilter,
+        public: Sequence[Origin],
+        sessions: Sessions,
+        telemetry: Telemetry,
+    ) -> None:
+        self._upstreams, self._headers, self._sessions, self._telemetry = upstreams, headers, sessions, telemetry
+        # What every request of an origin tells the backend about how the visitor reached us.
+        self._arrival = {origin: _arrival_headers(origin) for origin in public}
+
+    async def forward(self, exchange: Exchange, head: RequestHead, route: Route, signed_in: SignedIn | None) -> Written:
+        upstream = self._upstreams[route.upstream or "default"]
+        await ask_for_body(exchange, head)
+        headers = self._outbound(exchange, head, upstream, signed_in)
+        body = _body(exchange.request)
+        response = await upstream.send(head.method.encode(), head.target.encode(), headers, body)
+        exchange.upstream_status = response.status
+        try:
+            return await self._relay(exchange, route, response, signed_in)
+        finally:
+            response.abort()
+
+    def _outbound(
+        self, exchange: Exchange, head: RequestHead, upstream: Upstream, signed_in: SignedIn | None
+    ) -> list[tuple[bytes, bytes]]:
+        """What the backend reads: the client's headers without what it may not say, and then our own."""
+        host, *arrival = self._arrival[head.origin]
+        peer = exchange.peer
+        chain = head.client if head.client == peer else f"{head.client}, {peer}"
+        headers = [host if upstream.settings.host_header == "public" else (b"Host", upstream.authority)]
+        headers += self._headers.to_backend(head.raw_headers)
+        headers += arrival
+        headers.append((b"X-Forwarded-For", chain.encode()))
+        headers.append((b"X-Request-Id", head.request_id.encode()))
+        if signed_in is not None:
+            headers += signed_in.plan.set
+        fixed = upstream.settings.headers
+        if fixed:
+            names = {canonical_name(name) for name in fixed}
+            headers = [pair for pair in headers if canonical_name(pair[0].decode("latin-1")) not in names]
+            headers += [(name.encode(), value.encode()) for name, value in fixed.items()]
+        return headers
+
+    async def _relay(
+        self, exchange: Exchange, route: Route, response: UpstreamResponse, signed_in: SignedIn | None
+    ) -> Written:
+        """Pass the answer on as it comes. Once its head is out, only a broken connection can tell of a defect."""
+        frames = _Framing(exchange, response)
+        lines = self._headers.to_client(response.headers)
+        if not isinstance(route.access, Nobody) and not any(name.lower() == b"cache-control" for name, _ in lines):
+            # Another user behind a shared cache must not get it (RFC 9111 §3.5 does not cover cookies).
+            lines += [(b"Cache-Control", b"private, no-store"), (b"Vary", b"Cookie")]
+        lines.append((b"X-Request-Id", exchange.request_id.encode()))
+        exchange.status = response.status
+        start = frames.head(lines)
+        try:
+            if response.bodiless:
+                await exchange.write(start)
+                return frames.connection
+            if response.ended:  # the usual small answer, whole in one write
+                await exchange.write(start + frames.last(await response.read()))
+                return frames.connection
+            stream = Stream(response, exchange.abort)
+            with stream.held(self._sessions, signed_in):
+                await exchange.write(start)
+                while data := await stream.read():
+                    await exchange.write(frames.piece(data))
+            if stream.over:
+                exchange.reason = "session_ended"
+            if stream.over and not stream.ends_cleanly:
+                return exchange.abort()
+            await exchange.write(frames.last(b""))
+        except UpstreamFault as fault:
+            exchange.reason = fault.code
+            self._telemetry.message(
+                "warning", "upstream.broke_off", request_id=exchange.request_id, reason=fault.detail
+            )
+            return exchange.abort()
+        return frames.connection
+
+
+class _Framing:
+    """How one answer's body is delimited for the client (RFC 9112 §6): length, chunks, or the connection's end."""
+
+    def __init__(self, exchange: Exchange, response: UpstreamResponse) -> None:
+        self._response = response
+        unlimited = response.content_length is None and not response.bodiless
+        modern = exchange.request.version >= (1, 1)
+        self._chunked = unlimited and modern
+        self._goes_on = exchange.may_go_on and (modern or not unlimited)
+        self._say_keep_alive = self._goes_on and not modern
+        self.connection = GOES_ON if self._goes_on else CLOSES
+
+    def head(self, lines: list[tuple[bytes, bytes]]) -> bytes:
+        """Status line and header section."""
+        response = self._response
+        parts = [b"HTTP/1.1 %d %b\r\n" % (response.status, response.reason)]
+        parts += [b"%b: %b\r\n" % line for line in lines]
+        if self._chunked:
+            parts.append(b"Transfer-Encoding: chunked\r\n")
+        elif response.content_length is not None:
+            parts.append(b"Content-Length: %d\r\n" % response.content_length)
+        if not self._goes_on:
+            parts.append(b"Connection: close\r\n")
+        elif self._say_keep_alive:
+            parts.append(b"Connection: keep-alive\r\n")
+        parts.append(b"\r\n")
+        return b"".join(parts)
+
+    def piece(self, data: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
+
+    def last(self, data: bytes) -> bytes:
+        """The last piece, which may be empty, and the end."""
+        if not self._chunked:
+            return data
+        return (self.piece(data) if data else b"") + b"0\r\n\r\n"
+
+
+def _arrival_headers(origin: Origin) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"Host", origin.authority.encode()),
+        (b"X-Forwarded-Host", origin.authority.encode()),
+        (b"X-Forwarded-Proto", origin.scheme.encode()),
+        (b"X-Forwarded-Port", str(origin.port).encode()),
+    ]
+
+
+def _body(request: web.BaseRequest) -> Body | None:
+    if not request.body_exists:
+        return None
+    fault = request.content.exception()
+    if fault is not None:  # the listener knows already that it will not do
+        raise fault
+    return _pieces(request), request.content_length
+
+
+async def _pieces(request: web.BaseRequest) -> AsyncIterator[bytes]:
+    while data := await request.content.readany():
+        yield data
