@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -15,6 +16,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from ..errors import RequestFault
 from ..messages import RequestHead
+from .front import ClientRequest
 
 _RESET = struct.pack("ii", 1, 0)
 
@@ -43,9 +45,11 @@ GOES_ON, CLOSES = Written(True), Written(False)
 class Exchange:
     """What is known of one request so far; at its end, what the access log says."""
 
-    request: web.BaseRequest
+    request: ClientRequest
     began: float
     request_id: str
+    done: Callable[[Exchange], None]
+    """Called once, at the end of it all."""
     head: RequestHead | None = None
     route: str = ""
     decision: str = ""
@@ -58,6 +62,9 @@ class Exchange:
     upstream_status: int = 0
     misframed: bool = False
     """Where the request ends is doubtful: the connection must end with the answer (RFC 9112 §9.6)."""
+
+    lasts: bool = False
+    """The request has been answered, but what it began goes on."""
 
     @property
     def peer(self) -> str:
@@ -77,6 +84,14 @@ class Exchange:
         if data:
             self.bytes_out += len(data)
             await self.request.writer.write(data)
+
+    def settle(self) -> None:
+        """The request has been answered, but what it began goes on for long, so that nothing needless is kept."""
+        self.lasts = True
+
+    def finish(self) -> None:
+        """All is over."""
+        self.done(self)
 
     def abort(self) -> Written:
         """Break the connection, so that the client sees that the answer is not whole."""

@@ -15,6 +15,7 @@ from .exchange import CLOSES, GOES_ON, Exchange, Written, ask_for_body
 from .sessions import Sessions
 from .streams import Stream
 from .telemetry import Telemetry
+from .upgrade import SWITCHES, Upgrades
 from .upstream import Body, Upstream, UpstreamResponse
 
 
@@ -32,18 +33,32 @@ class Forwarding:
         self._upstreams, self._headers, self._sessions, self._telemetry = upstreams, headers, sessions, telemetry
         # What every request of an origin tells the backend about how the visitor reached us.
         self._arrival = {origin: _arrival_headers(origin) for origin in public}
+        self.streams: set[Stream] = set()
+        self.upgrades = Upgrades(sessions, headers)
 
     async def forward(self, exchange: Exchange, head: RequestHead, route: Route, signed_in: SignedIn | None) -> Written:
         upstream = self._upstreams[route.upstream or "default"]
+        accept = self.upgrades.expected(exchange, head, route, signed_in, upstream)
         await ask_for_body(exchange, head)
         headers = self._outbound(exchange, head, upstream, signed_in)
         body = _body(exchange.request)
-        response = await upstream.send(head.method.encode(), head.target.encode(), headers, body)
+        response = await upstream.send(head.method.encode(), head.target.encode(), headers, body, accept=accept)
         exchange.upstream_status = response.status
         try:
+            if response.status == SWITCHES:
+                return await self.upgrades.join(exchange, route, signed_in, upstream, response)
             return await self._relay(exchange, route, response, signed_in)
         finally:
             response.abort()
+
+    async def drain(self, seconds: float) -> None:
+        """End what would go on for ever: event streams as they end by themselves, WebSockets with 1001.
+
+        Returns when the WebSockets are gone, or were broken off after so long. Whatever else is under way goes on.
+        """
+        for stream in tuple(self.streams):
+            stream.drain()
+        await self.upgrades.drain(seconds)
 
     def _outbound(
         self, exchange: Exchange, head: RequestHead, upstream: Upstream, signed_in: SignedIn | None
@@ -86,12 +101,12 @@ class Forwarding:
                 await exchange.write(start + frames.last(await response.read()))
                 return frames.connection
             stream = Stream(response, exchange.abort)
-            with stream.held(self._sessions, signed_in):
+            with stream.held(self._sessions, signed_in, self.streams):
                 await exchange.write(start)
                 while data := await stream.read():
                     await exchange.write(frames.piece(data))
             if stream.over:
-                exchange.reason = "session_ended"
+                exchange.reason = stream.over
             if stream.over and not stream.ends_cleanly:
                 return exchange.abort()
             await exchange.write(frames.last(b""))

@@ -30,6 +30,7 @@ from .archive import SignedIn
 from .endpoints import Endpoint, Fields, formless, read_form
 from .exchange import CLOSES, GOES_ON, Exchange, ask_for_body
 from .forwarding import Forwarding
+from .front import ClientRequest
 from .login import Cookies, Login
 from .logout import Logout
 from .sessions import Sessions
@@ -79,7 +80,10 @@ class Gateway:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request. Nothing escapes: whatever goes wrong becomes an answer and a log line."""
-        exchange = Exchange(request, asyncio.get_running_loop().time(), self._telemetry.fresh_request_id())
+        if not isinstance(request, ClientRequest):
+            raise TypeError("not from our listener")
+        began, identifier = asyncio.get_running_loop().time(), self._telemetry.fresh_request_id()
+        exchange = Exchange(request, began, identifier, self._log)
         self._telemetry.metrics.in_flight.inc()
         try:
             return await self._answer(exchange)
@@ -88,7 +92,8 @@ class Gateway:
             raise
         finally:
             self._telemetry.metrics.in_flight.dec()
-            self._log(exchange)
+            if not exchange.lasts:
+                exchange.finish()
 
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
         try:
@@ -237,7 +242,10 @@ class Gateway:
     def _failure_for(self, head: RequestHead, error: ProxyError, account: str = "") -> Reply:
         if not is_navigation(head):
             login_url = f"{head.origin}{self._start_url}"
-            return pages.problem(error, request_id=head.request_id, login_url=login_url)
+            reply = pages.problem(error, request_id=head.request_id, login_url=login_url)
+            if error.code == "websocket_version":
+                return Reply(reply.status, (*reply.headers, *_OTHER_VERSION), reply.body)
+            return reply
         return pages.error_page(
             error,
             request_id=head.request_id,
@@ -300,4 +308,6 @@ class Gateway:
             )
 
 
+_OTHER_VERSION = (("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket"), ("Connection", "Upgrade"))
+"""What an answer of 426 says (RFC 6455 §4.4, RFC 9110 §15.5.22)."""
 _KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -25,25 +25,36 @@ class Stream:
     def __init__(self, response: UpstreamResponse, abort: Callable[[], object]) -> None:
         self._response, self._abort = response, abort
         self._aborting: asyncio.TimerHandle | None = None
-        self.over = False
-        """Whether the session ended before the body did."""
+        self.over = ""
+        """Why it ended before the body did, as the access log calls it."""
         self.ends_cleanly = response.content_length is None and _is_event_stream(response)
 
     @contextlib.contextmanager
-    def held(self, sessions: Sessions, signed_in: SignedIn | None) -> Iterator[None]:
-        """Within this block, the end of the session is the end of the stream."""
-        if signed_in is None:
-            yield
-            return
+    def held(self, sessions: Sessions, signed_in: SignedIn | None, streams: set[Stream]) -> Iterator[None]:
+        """Within this block, the end of the session is the end of the stream, and it is one of ``streams``."""
+        streams.add(self)
+        if signed_in is not None:
+            sessions.hold(signed_in.ticket, self._session_ended)
         try:
-            with sessions.holding(signed_in, self._end):
-                yield
+            yield
         finally:
+            streams.discard(self)
+            if signed_in is not None:
+                sessions.release(signed_in.ticket.record_id, self._session_ended)
             if self._aborting is not None:
                 self._aborting.cancel()
 
-    def _end(self) -> None:
-        self.over = True
+    def drain(self) -> None:
+        """The process is about to end: so does an event stream, whose client comes back for more (HTML §9.2.3)."""
+        if self.ends_cleanly and not self.over:
+            self._end("shutdown")
+
+    def _session_ended(self) -> None:
+        if not self.over:
+            self._end("session_ended")
+
+    def _end(self, reason: str) -> None:
+        self.over = reason
         if self.ends_cleanly:
             self._aborting = asyncio.get_running_loop().call_later(CLEAN_END, self._abort)
         else:
