@@ -115,12 +115,17 @@ class Pipe:
     # ── called by the ends ──
 
     def half_closed(self, end: End) -> bool:
-        """One side will send nothing more; whether its connection may stay for what the other still says."""
+        """One side will send nothing more; whether its connection may stay for what the other still says.
+
+        That is its answer to a close frame, and nothing else: who goes without one is gone (RFC 6455 §7.1.5).
+        """
         self._part()
         peer = end.peer.transport
-        if self.over or peer is None or end.transport is None or not peer.can_write_eof() or end.peer.sent_all:
+        if self.over or not end.said_goodbye or end.peer.said_goodbye or end.peer.sent_all:
             return False
-        peer.write_eof()
+        if peer is None or end.transport is None or not peer.can_write_eof():
+            return False
+        _send_no_more(peer)
         return end.transport.can_write_eof()
 
     def lost(self, end: End, broken: bool) -> None:
@@ -155,8 +160,7 @@ class End(asyncio.Protocol):
         pipe, frames = self._pipe, self._frames
         frames.follow(data)
         if pipe.over:
-            # The answer to our close frame is the last that can be of interest (RFC 6455 §7.1.1).
-            if frames.closing and frames.between and self.transport is not None:
+            if self.said_goodbye and self.transport is not None:
                 self.transport.close()
             return
         pipe.moved = True
@@ -164,6 +168,11 @@ class End(asyncio.Protocol):
         transport = self.peer.transport
         if transport is not None:
             transport.write(data)
+
+    @property
+    def said_goodbye(self) -> bool:
+        """Whether a whole close frame has come from here: nothing of interest can follow (RFC 6455 §5.5.1)."""
+        return self._frames.closing and self._frames.between
 
     def dismiss(self, frame: bytes) -> None:
         """Send our close frame, if a frame may stand here, and no more after it."""
@@ -177,7 +186,7 @@ class End(asyncio.Protocol):
         if not came.closing:
             transport.write(frame)
         if transport.can_write_eof():
-            transport.write_eof()
+            _send_no_more(transport)
 
     def pause_writing(self) -> None:
         peer = self.peer
@@ -198,3 +207,10 @@ class End(asyncio.Protocol):
     def connection_lost(self, exc: BaseException | None) -> None:
         self.transport = None
         self._pipe.lost(self, exc is not None)
+
+
+def _send_no_more(transport: asyncio.Transport) -> None:
+    try:
+        transport.write_eof()
+    except OSError:  # asyncio lets through that the other side is gone already
+        transport.abort()

@@ -86,11 +86,16 @@ class Upgrades:
         self._draining = True
         for socket in self._all():
             socket.drained()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds if len(self) else 0):
-                await self._none_open.wait()
+        await self._wait(seconds)
         for socket in self._all():
             socket.abort()
+        await self._wait(1)
+
+    async def _wait(self, seconds: float) -> None:
+        if len(self):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._none_open.wait()
 
     def _all(self) -> list[WebSocket]:
         return [socket for sockets in self._open.values() for socket in sockets]
