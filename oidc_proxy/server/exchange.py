@@ -85,10 +85,6 @@ class Exchange:
             self.bytes_out += len(data)
             await self.request.writer.write(data)
 
-    def settle(self) -> None:
-        """The request has been answered, but what it began goes on for long, so that nothing needless is kept."""
-        self.lasts = True
-
     def finish(self) -> None:
         """All is over."""
         self.done(self)

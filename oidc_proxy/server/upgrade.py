@@ -75,7 +75,7 @@ class Upgrades:
         if signed_in is not None:
             socket.record_id = signed_in.ticket.record_id
             self._sessions.hold(signed_in.ticket, socket.session_ended)
-        exchange.settle()
+        exchange.lasts = True
         socket.join((client.transport, client.arrived), backend, client.write_timeout)
         if self._draining:
             socket.drained()
