@@ -58,7 +58,11 @@ SAME_FLOOR = {
     # A session is looked for in memory, then in the store, and is renewed at the provider; each knows those before it.
     "server.refresh": {"server.archive"},
     "server.sessions": {"server.archive", "server.refresh"},
-    "server.streams": {"server.archive", "server.sessions"},  # the end of a session is the end of its streams
+    "server.streams": {
+        "server.archive",
+        "server.exchange",
+        "server.sessions",
+    },  # the end of a session is the end of its streams
     "server.upgrade": {f"server.{name}" for name in ("archive", "exchange", "sessions")},
     "server.login": {"server.archive", "server.sessions"},
     "server.logout": {"server.endpoints", "server.login", "server.sessions"},  # it takes back the cookies of a sign-in

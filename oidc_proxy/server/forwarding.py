@@ -33,7 +33,8 @@ class Forwarding:
         self._upstreams, self._headers, self._sessions, self._telemetry = upstreams, headers, sessions, telemetry
         # What every request of an origin tells the backend about how the visitor reached us.
         self._arrival = {origin: _arrival_headers(origin) for origin in public}
-        self.streams: set[Stream] = set()
+        self._streams: set[Stream] = set()
+        self._draining = False
         self.upgrades = Upgrades(sessions, headers)
 
     async def forward(self, exchange: Exchange, head: RequestHead, route: Route, signed_in: SignedIn | None) -> Written:
@@ -56,7 +57,8 @@ class Forwarding:
 
         Returns when the WebSockets are gone, or were broken off after so long. Whatever else is under way goes on.
         """
-        for stream in tuple(self.streams):
+        self._draining = True
+        for stream in tuple(self._streams):
             stream.drain()
         await self.upgrades.drain(seconds)
 
@@ -100,13 +102,13 @@ class Forwarding:
             if response.ended:  # the usual small answer, whole in one write
                 await exchange.write(start + frames.last(await response.read()))
                 return frames.connection
-            stream = Stream(response, exchange.abort)
-            with stream.held(self._sessions, signed_in, self.streams):
+            stream = Stream(response, exchange)
+            with stream.held(self._sessions, signed_in, self._streams):
+                if self._draining:
+                    stream.drain()
                 await exchange.write(start)
                 while data := await stream.read():
                     await exchange.write(frames.piece(data))
-            if stream.over:
-                exchange.reason = stream.over
             if stream.over and not stream.ends_cleanly:
                 return exchange.abort()
             await exchange.write(frames.last(b""))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from ..errors import UpstreamFault
 from .archive import SignedIn
+from .exchange import Exchange
 from .sessions import Sessions
 from .upstream import UpstreamResponse
 
@@ -22,11 +23,11 @@ class Stream:
     client must see that it is not whole, so the connection is aborted.
     """
 
-    def __init__(self, response: UpstreamResponse, abort: Callable[[], object]) -> None:
-        self._response, self._abort = response, abort
+    def __init__(self, response: UpstreamResponse, exchange: Exchange) -> None:
+        self._response, self._exchange = response, exchange
         self._aborting: asyncio.TimerHandle | None = None
-        self.over = ""
-        """Why it ended before the body did, as the access log calls it."""
+        self.over = False
+        """Whether it was ended before the body did."""
         self.ends_cleanly = response.content_length is None and _is_event_stream(response)
 
     @contextlib.contextmanager
@@ -54,11 +55,11 @@ class Stream:
             self._end("session_ended")
 
     def _end(self, reason: str) -> None:
-        self.over = reason
+        self.over, self._exchange.reason = True, reason
         if self.ends_cleanly:
-            self._aborting = asyncio.get_running_loop().call_later(CLEAN_END, self._abort)
+            self._aborting = asyncio.get_running_loop().call_later(CLEAN_END, self._exchange.abort)
         else:
-            self._abort()
+            self._exchange.abort()
         self._response.abort()
 
     async def read(self) -> bytes:
