@@ -21,7 +21,7 @@ from .cache import Cache
 from .forwarding import Forwarding
 from .front import Listener
 from .gateway import Gateway
-from .gauges import session_metrics
+from .gauges import provider_metrics, session_metrics
 from .login import Cookies, Login
 from .logout import Logout
 from .provider import ProviderClient
@@ -112,7 +112,8 @@ class App:
             telemetry=self.telemetry,
             clock=clock,
         )
-        self.telemetry.metrics.registry.register(session_metrics(cache, self._store))
+        self.telemetry.metrics.include(session_metrics(cache, self._store))
+        self.telemetry.metrics.include(provider_metrics(self._provider))
         self.admin = Admin(
             Health(store, self._provider, self.telemetry, require_store=config.admin.require_store),
             Administration(self._sessions, config.admin, config.provider.issuers, self.telemetry),

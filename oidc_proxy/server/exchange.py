@@ -55,7 +55,9 @@ class Exchange:
     account: str = ""
     status: int = 0
     bytes_out: int = 0
+    upstream: str = ""
     upstream_status: int = 0
+    upstream_seconds: float = 0.0
     misframed: bool = False
     """Where the request ends is doubtful: the connection must end with the answer (RFC 9112 §9.6)."""
 

@@ -32,6 +32,7 @@ from .exchange import CLOSES, GOES_ON, Exchange, ask_for_body
 from .forwarding import Forwarding
 from .login import Cookies, Login
 from .logout import Logout
+from .metrics import METHODS
 from .sessions import Sessions
 from .telemetry import Telemetry
 
@@ -80,14 +81,14 @@ class Gateway:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request. Nothing escapes: whatever goes wrong becomes an answer and a log line."""
         exchange = Exchange(request, asyncio.get_running_loop().time(), self._telemetry.fresh_request_id())
-        self._telemetry.metrics.in_flight.inc()
+        self._telemetry.metrics.in_flight += 1
         try:
             return await self._answer(exchange)
         except (ConnectionError, asyncio.CancelledError):
             exchange.status = exchange.status or 499  # the client went away, as nginx counts it
             raise
         finally:
-            self._telemetry.metrics.in_flight.dec()
+            self._telemetry.metrics.in_flight -= 1
             self._log(exchange)
 
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
@@ -215,7 +216,7 @@ class Gateway:
         """The one place where a fault becomes an answer."""
         exchange.reason, exchange.detail = exchange.reason or error.code, error.detail
         exchange.decision = exchange.decision or "error"
-        self._telemetry.metrics.errors.labels(error.code).inc()
+        self._telemetry.metrics.errors.inc(error.code)
         head = exchange.head
         fields = {
             "request_id": exchange.request_id,
@@ -230,7 +231,7 @@ class Gateway:
         if head is None:
             reply = pages.problem(error, request_id=exchange.request_id)
             if error.code == "method_not_allowed":
-                return Reply(reply.status, (*reply.headers, ("Allow", ", ".join(sorted(_KNOWN_METHODS)))), reply.body)
+                return Reply(reply.status, (*reply.headers, ("Allow", ", ".join(sorted(METHODS)))), reply.body)
             return reply
         return self._failure_for(head, error, exchange.account)
 
@@ -272,12 +273,9 @@ class Gateway:
     def _log(self, exchange: Exchange) -> None:
         request, head = exchange.request, exchange.head
         duration = asyncio.get_running_loop().time() - exchange.began
-        metrics = self._telemetry.metrics
-        method = request.method if request.method in _KNOWN_METHODS else "other"
-        metrics.requests.labels(exchange.route, method, exchange.status).inc()
-        metrics.duration.labels(exchange.route).observe(duration)
-        if exchange.decision:
-            metrics.decisions.labels(exchange.decision, exchange.reason if exchange.decision == "error" else "").inc()
+        self._telemetry.metrics.request(
+            exchange.route, request.method, exchange.status, exchange.decision, exchange.reason, duration
+        )
         if self._telemetry.settings.access:
             self._telemetry.write(
                 "access",
@@ -298,6 +296,3 @@ class Gateway:
                 sub=exchange.user or None,
                 user_agent=request.headers.get("User-Agent"),
             )
-
-
-_KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -1,4 +1,4 @@
-"""What is seen from outside: request ids, the access log, audit events, metrics.
+"""What is seen from outside: request ids, the access log, audit events.
 
 One JSON object a line on standard output. Values are data: nothing is formatted into text, and no token, code, state or
 cookie is ever handed to this module.
@@ -13,12 +13,11 @@ from collections.abc import Callable
 from typing import Any, Literal, TextIO
 
 import msgspec
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import Field
 
-from .. import __version__
 from ..errors import ProxyError
 from ..values import Instant, Settings, rfc3339
+from .metrics import Metrics
 
 
 class LogSettings(Settings):
@@ -29,97 +28,6 @@ class LogSettings(Settings):
     )
     access: bool = Field(True, description="One line for each request.")
     audit: bool = Field(True, description="One line for each sign-in, sign-out, refusal and end of a session.")
-
-
-BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-
-
-class Metrics:
-    """Prometheus metrics of one process. Labels hold configured names and codes, never anything that a client sent."""
-
-    def __init__(self) -> None:
-        registry = self.registry = CollectorRegistry()
-        self.build_info = Gauge(
-            "oidc_proxy_build_info", "Version that is running.", ["version", "python"], registry=registry
-        )
-        self.build_info.labels(__version__, ".".join(map(str, sys.version_info[:3]))).set(1)
-        self.requests = Counter(
-            "oidc_proxy_http_requests_total", "Requests answered.", ["route", "method", "code"], registry=registry
-        )
-        self.duration = Histogram(
-            "oidc_proxy_http_request_duration_seconds",
-            "Time from the request's head to the end of the answer.",
-            ["route"],
-            buckets=BUCKETS,
-            registry=registry,
-        )
-        self.unreadable = Counter(
-            "oidc_proxy_http_unreadable_requests_total",
-            "Requests that could not be read, or did not arrive in time.",
-            ["code"],
-            registry=registry,
-        )
-        self.turned_away = Counter(
-            "oidc_proxy_http_connections_refused_total",
-            "Connections that were closed at once because there were too many.",
-            registry=registry,
-        )
-        self.in_flight = Gauge("oidc_proxy_http_requests_in_flight", "Requests being answered.", registry=registry)
-        self.decisions = Counter(
-            "oidc_proxy_authz_decisions_total", "Decisions taken.", ["decision", "reason"], registry=registry
-        )
-        self.logins_started = Counter("oidc_proxy_login_started_total", "Sign-ins begun.", registry=registry)
-        self.logins = Counter(
-            "oidc_proxy_login_completed_total", "Sign-ins ended.", ["result", "error"], registry=registry
-        )
-        self.logouts = Counter("oidc_proxy_logout_total", "Sessions ended.", ["kind"], registry=registry)
-        self.refreshes = Counter(
-            "oidc_proxy_token_refresh_total", "Access tokens renewed, or not.", ["result"], registry=registry
-        )
-        self.refresh_duration = Histogram(
-            "oidc_proxy_token_refresh_duration_seconds",
-            "Time that the provider took to renew an access token, or not to.",
-            buckets=BUCKETS,
-            registry=registry,
-        )
-        self.lock_wait = Histogram(
-            "oidc_proxy_session_lock_wait_seconds",
-            "Time for which this process waited for another one to renew an access token.",
-            buckets=BUCKETS,
-            registry=registry,
-        )
-        self.errors = Counter("oidc_proxy_errors_total", "Answers of our own to a fault.", ["code"], registry=registry)
-        self.provider_up = Gauge(
-            "oidc_proxy_provider_up", "Whether metadata and keys of the provider are known.", registry=registry
-        )
-        self.jwks_age = Gauge("oidc_proxy_jwks_age_seconds", "Age of the provider's keys.", registry=registry)
-        self.unconfirmed = Counter(
-            "oidc_proxy_session_unconfirmed_total",
-            "Requests served from memory while the store could not be asked.",
-            registry=registry,
-        )
-        self.store_operations = Counter(
-            "oidc_proxy_session_store_operations_total",
-            "Operations of the session store.",
-            ["op", "result"],
-            registry=registry,
-        )
-        self.store_duration = Histogram(
-            "oidc_proxy_session_store_operation_duration_seconds",
-            "Time that an operation of the session store took.",
-            ["op"],
-            buckets=BUCKETS,
-            registry=registry,
-        )
-
-    def store_operation(self, op: str, result: str, seconds: float) -> None:
-        """An operation of the store has ended: ``result`` is success or failure."""
-        self.store_operations.labels(op, result).inc()
-        self.store_duration.labels(op).observe(seconds)
-
-    def exposition(self) -> bytes:
-        """The metrics in Prometheus' text format."""
-        return generate_latest(self.registry)
 
 
 class Telemetry:
@@ -159,9 +67,9 @@ class Telemetry:
 
     def unreadable(self, fault: ProxyError, *, request_id: str, client_ip: str, bytes_out: int) -> None:
         """A request that no handler saw, and that was answered with this fault."""
-        self.metrics.unreadable.labels(fault.code).inc()
-        self.metrics.errors.labels(fault.code).inc()
-        self.metrics.requests.labels("", "other", fault.status).inc()
+        self.metrics.unreadable.inc(fault.code)
+        self.metrics.errors.inc(fault.code)
+        self.metrics.requests.inc("", "other", fault.status)
         if self.settings.access:
             fields = {"status": fault.status, "bytes_out": bytes_out, "decision": "error", "reason": fault.code}
             head = {"method": None, "host": None, "path": None, "route": "", "detail": fault.detail or None}

@@ -10,10 +10,6 @@ from typing import Any
 
 import pytest
 
-from oidc_proxy.server.archive import SignedIn
-from oidc_proxy.server.cache import Cache
-from oidc_proxy.server.gauges import session_metrics
-from oidc_proxy.server.store import MemoryStore
 from oidc_proxy.server.telemetry import LogSettings, Telemetry
 from tests.world import Clock
 
@@ -129,26 +125,3 @@ def test_what_libraries_log_comes_out_in_the_same_form_without_their_arguments(r
     assert all(line["logger"] == "library" for line in lines(out))
     assert "canary" not in out.getvalue()
     assert len(root.handlers) == 1
-
-
-def test_two_gateways_in_one_process_count_for_themselves() -> None:
-    (one, _), (other, _) = telemetry(), telemetry()
-    one.metrics.errors.labels("bad_request").inc()
-    assert b'oidc_proxy_errors_total{code="bad_request"} 1.0' in one.metrics.exposition()
-    assert b"bad_request" not in other.metrics.exposition()
-
-
-def test_metrics_are_named_as_documented() -> None:
-    told, _ = telemetry()
-    clock = Clock(0)
-    cache: Cache[SignedIn] = Cache(entries=1, ttl=1, grace=0, clock=clock)
-    told.metrics.registry.register(session_metrics(cache, MemoryStore(clock)))
-    text = told.metrics.exposition().decode()
-    for name, kind in {
-        "http_requests_total": "counter", "http_request_duration_seconds": "histogram",
-        "http_requests_in_flight": "gauge",
-        "authz_decisions_total": "counter", "login_started_total": "counter", "login_completed_total": "counter",
-        "logout_total": "counter", "token_refresh_total": "counter", "errors_total": "counter", "provider_up": "gauge",
-        "jwks_age_seconds": "gauge", "session_store_up": "gauge", "build_info": "gauge",
-    }.items():  # fmt: skip
-        assert f"# TYPE oidc_proxy_{name} {kind}\n" in text

@@ -8,6 +8,7 @@ from collections.abc import Awaitable
 from aiohttp import web
 
 from ...errors import ProxyError
+from ..metrics import exposition
 from ..provider import ProviderClient
 from ..store import Store
 from ..telemetry import Telemetry
@@ -35,7 +36,6 @@ class Health:
         A store that is not required may be away: then it is ``degraded``, and still to be sent requests.
         """
         store, provider = await asyncio.gather(_check(self._store.ping()), _check(self._provider.warm_up()))
-        self._telemetry.metrics.provider_up.set(provider == "ok")
         checks = {"store": store, "provider": provider, "draining": "yes" if self.draining else "no"}
         stored = store == "ok" or not self._require_store
         if self.draining or provider != "ok" or not stored:
@@ -44,10 +44,8 @@ class Health:
 
     async def metrics(self) -> web.Response:
         """Prometheus' text format."""
-        metrics, age = self._telemetry.metrics, self._provider.keys.age
-        if age is not None:
-            metrics.jwks_age.set(age)
-        return web.Response(body=metrics.exposition(), headers={"Content-Type": "text/plain; version=0.0.4"})
+        body = exposition(self._telemetry.metrics.snapshot())
+        return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
 async def _check(work: Awaitable[None]) -> str:
