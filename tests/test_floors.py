@@ -22,7 +22,10 @@ FLOORS = (
     {"tokens", "oidc", "identity", "sessions", "policy", "forward_auth", "pages"},
     {
         "server",
-        *(f"server.{name}" for name in ("provider", "store", "cache", "upstream", "telemetry", "metrics", "front")),
+        *(
+            f"server.{name}"
+            for name in ("provider", "store", "cache", "upstream", "telemetry", "metrics", "outlet", "front")
+        ),
     },
     {
         *(f"server.{name}" for name in ("archive", "refresh", "sessions", "streams")),
@@ -69,7 +72,7 @@ SAME_FLOOR = {
         *(f"server.{name}" for name in ("archive", "sessions", "exchange", "forwarding")),
         *(f"server.{name}" for name in ("endpoints", "login", "logout", "account")),
     },
-    "server.telemetry": {"server.metrics"},  # whoever writes down what happened counts it
+    "server.telemetry": {"server.metrics", "server.outlet"},  # whoever writes down what happened counts it
     # How full the memory of sessions is; whoever keeps it does not know that it is counted.
     "server.gauges": {"server.archive"},
     # Health reads the floor below. Administration ends sessions through the same door as everybody, so that an end is

@@ -135,6 +135,7 @@ class App:
 
     async def start(self) -> None:
         """Listen. The provider and the store need not be there yet. OSError when an address cannot be had."""
+        self.telemetry.open()
         if self._private is not None:
             await self._private.open()
         await self._public.open()
@@ -162,6 +163,7 @@ class App:
         if self._private is not None:
             await self._private.close(0)
         self.telemetry.message("info", "shutdown")
+        self.telemetry.close()
 
 
 def login_keys(config: Config) -> list[bytes]:

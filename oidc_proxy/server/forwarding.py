@@ -35,9 +35,10 @@ class Forwarding:
         self._arrival = {origin: _arrival_headers(origin) for origin in public}
 
     async def forward(self, exchange: Exchange, head: RequestHead, route: Route, signed_in: SignedIn | None) -> Written:
-        exchange.upstream = route.upstream or "default"
-        upstream = self._upstreams[exchange.upstream]
+        name = route.upstream or "default"
+        upstream = self._upstreams[name]
         await ask_for_body(exchange, head)
+        exchange.upstream = name
         headers = self._outbound(exchange, head, upstream, signed_in)
         body = _body(exchange.request)
         began = time.perf_counter()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 
 from .. import pages, policy
 from ..errors import InternalFault, ProviderFault, ProxyError, RequestFault
@@ -34,7 +35,7 @@ from .login import Cookies, Login
 from .logout import Logout
 from .metrics import METHODS
 from .sessions import Sessions
-from .telemetry import Telemetry
+from .telemetry import Access, Telemetry
 
 
 class Gateway:
@@ -80,7 +81,7 @@ class Gateway:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request. Nothing escapes: whatever goes wrong becomes an answer and a log line."""
-        exchange = Exchange(request, asyncio.get_running_loop().time(), self._telemetry.fresh_request_id())
+        exchange = Exchange(request, time.perf_counter(), self._telemetry.fresh_request_id())
         self._telemetry.metrics.in_flight += 1
         try:
             return await self._answer(exchange)
@@ -272,27 +273,34 @@ class Gateway:
 
     def _log(self, exchange: Exchange) -> None:
         request, head = exchange.request, exchange.head
-        duration = asyncio.get_running_loop().time() - exchange.began
+        duration = time.perf_counter() - exchange.began  # uvloop's own time is in milliseconds
         self._telemetry.metrics.request(
             exchange.route, request.method, exchange.status, exchange.decision, exchange.reason, duration
         )
         if self._telemetry.settings.access:
-            self._telemetry.write(
-                "access",
-                "info",
-                request_id=exchange.request_id,
-                client_ip=head.client if head else exchange.peer,
-                method=request.method,
-                host=head.origin.authority if head else None,
-                path=head.path if head else None,
-                status=exchange.status,
-                bytes_out=exchange.bytes_out,
-                duration_ms=round(duration * 1000, 3),
-                route=exchange.route,
-                decision=exchange.decision,
-                reason=exchange.reason,
-                detail=exchange.detail or None,
-                upstream_status=exchange.upstream_status or None,
-                sub=exchange.user or None,
-                user_agent=request.headers.get("User-Agent"),
+            self._telemetry.access(
+                Access(
+                    request_id=exchange.request_id,
+                    client_ip=head.client if head else exchange.peer,
+                    method=request.method,
+                    host=head.origin.authority if head else None,
+                    path=head.path if head else None,
+                    protocol=_PROTOCOLS.get(request.version),
+                    status=exchange.status,
+                    bytes_in=request.content.total_bytes,
+                    bytes_out=exchange.bytes_out,
+                    duration_ms=int(duration * 1_000_000) / 1000,
+                    route=exchange.route,
+                    decision=exchange.decision,
+                    reason=exchange.reason,
+                    detail=exchange.detail or None,
+                    upstream=exchange.upstream or None,
+                    upstream_status=exchange.upstream_status or None,
+                    upstream_duration_ms=int(exchange.upstream_seconds * 1_000_000) / 1000 or None,
+                    sub=exchange.user or None,
+                    user_agent=request.headers.get("User-Agent"),
+                )
             )
+
+
+_PROTOCOLS = {HttpVersion11: "HTTP/1.1", HttpVersion10: "HTTP/1.0"}

@@ -199,6 +199,9 @@ class Metrics:
         self.store_duration = Histogram(
             "session_store_operation_duration_seconds", "Time that an operation of the session store took.", "op"
         )
+        self.loop_lag = Histogram(
+            "event_loop_lag_seconds", "How late a timer was that is due every second: the loop was busy meanwhile."
+        )
         self._sources: list[Source] = []
 
     def request(self, route: str, method: str, status: int, decision: str, reason: str, seconds: float) -> None:
