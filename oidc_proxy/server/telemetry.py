@@ -13,6 +13,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from typing import Annotated, Any, Literal, TextIO
 
 import msgspec
@@ -130,17 +131,16 @@ class Telemetry:
 
     def access(self, line: Access) -> None:
         """A request has been answered. What was refused or went wrong is always logged, the rest as settings say."""
-        settings = self.settings
-        if settings.access and (
-            line.decision != "allow"
-            or line.reason
-            or line.status >= 500
-            or (
-                (settings.access_sample >= 1 or random.random() < settings.access_sample)  # noqa: S311
-                and not (self._unlogged and self._is_unlogged(line.path or ""))
-            )
-        ):
+        if self.settings.access and not self._is_left_out(line):
             self._write(b"access", "info", line)
+
+    def _is_left_out(self, line: Access) -> bool:
+        if line.decision != "allow" or line.reason or line.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return False
+        if self._unlogged and self._is_unlogged(line.path or ""):
+            return True
+        share = self.settings.access_sample
+        return share < 1 and random.random() >= share  # noqa: S311  a sample, no secret
 
     def _is_unlogged(self, path: str) -> bool:
         """Below an excluded path is only what no backend can take for another path."""

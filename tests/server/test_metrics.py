@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from pathlib import Path
 
+import aiohttp
 import msgspec
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
 from oidc_proxy.server.metrics import SERIES_LIMIT, Metrics, Snapshot, exposition, gauge, lasting, merge, negotiated
-from tests.stories.proxied import answer, get, swallow, world_with
+from tests.stories.proxied import answer, eventually, get, swallow, world_with
 from tests.world import free_port
 
 WAITED = "oidc_proxy_session_lock_wait_seconds"
@@ -177,6 +180,35 @@ def test_openmetrics_for_who_asks_for_it() -> None:
 
 
 # ── stories ──
+
+
+async def test_prometheus_gets_the_format_that_it_asks_for() -> None:
+    wanted = {
+        "": ("text/plain; version=0.0.4; charset=utf-8", text_string_to_metric_families),
+        "text/html": ("text/plain; version=0.0.4; charset=utf-8", text_string_to_metric_families),
+        "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.4": (
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            open_metrics_families,
+        ),
+    }
+    async with world_with() as (world, _), aiohttp.ClientSession() as http:
+        await get(world)
+        for accept, (media_type, parse) in wanted.items():
+            headers = {"Accept": accept}
+            async with http.get(f"http://127.0.0.1:{world.app.admin_port}/metrics", headers=headers) as answer:
+                assert answer.headers["Content-Type"].startswith(media_type)
+                samples = [one for family in parse(await answer.text()) for one in family.samples]
+            counted = [one for one in samples if one.name == "oidc_proxy_http_requests_total"]
+            assert [(one.value, one.labels["code"]) for one in counted] == [(1, "200")]
+
+
+async def test_a_loop_that_is_held_up_is_seen() -> None:
+    async with world_with() as (world, _):
+        await asyncio.sleep(0.9)
+        time.sleep(0.5)
+        await eventually(lambda: world.metric("event_loop_lag_seconds_count") == 1)
+        assert 0.3 < (world.metric("event_loop_lag_seconds_sum") or 0) < 0.6
+        await eventually(lambda: world.metric("event_loop_lag_seconds_count") == 2)
 
 
 async def test_f240_the_backend_is_counted_by_its_name_and_its_answers() -> None:

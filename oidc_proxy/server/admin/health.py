@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 from aiohttp import web
 
 from ...errors import ProxyError
-from ..metrics import exposition
+from ..metrics import negotiated
 from ..provider import ProviderClient
 from ..store import Store
 from ..telemetry import Telemetry
@@ -42,10 +42,10 @@ class Health:
             return answer(503, {"status": "not ready", "checks": checks})
         return answer(200, {"status": "ready" if store == "ok" else "degraded", "checks": checks})
 
-    async def metrics(self) -> web.Response:
-        """Prometheus' text format."""
-        body = exposition(self._telemetry.metrics.snapshot())
-        return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+    async def metrics(self, accept: str) -> web.Response:
+        """What was counted, in the format that an Accept header wants."""
+        body, media_type = negotiated(self._telemetry.metrics.snapshot(), accept)
+        return web.Response(body=body, headers={"Content-Type": media_type})
 
 
 async def _check(work: Awaitable[None]) -> str:
