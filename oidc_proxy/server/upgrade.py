@@ -12,6 +12,7 @@ from ..policy import Route
 from ..websocket import GOING_AWAY, POLICY_VIOLATION, accepted
 from .archive import SignedIn
 from .exchange import CLOSES, Exchange, Written
+from .metrics import Metrics
 from .pipe import Pipe
 from .sessions import Sessions
 from .upstream import Upstream, UpstreamResponse
@@ -22,8 +23,8 @@ SWITCHES = 101
 class Upgrades:
     """All WebSockets of this process."""
 
-    def __init__(self, sessions: Sessions, headers: HeaderFilter) -> None:
-        self._sessions, self._headers = sessions, headers
+    def __init__(self, sessions: Sessions, headers: HeaderFilter, metrics: Metrics) -> None:
+        self._sessions, self._headers, self._metrics = sessions, headers, metrics
         self._open: dict[Upstream, set[WebSocket]] = {}
         self._draining = False
         self._none_open = asyncio.Event()
@@ -61,7 +62,6 @@ class Upgrades:
         await exchange.write(
             b"HTTP/1.1 101 Switching Protocols\r\n" + b"".join(b"%b: %b\r\n" % line for line in lines) + b"\r\n"
         )
-        await exchange.request.writer.drain()
         backend = response.leave()
         socket = WebSocket(self, exchange, float(route.settings.websocket.idle_timeout))
         try:
@@ -71,6 +71,7 @@ class Upgrades:
             raise
         self._open.setdefault(upstream, set()).add(socket)
         self._none_open.clear()
+        self._metrics.websockets = len(self)
         socket.forget = (client.forget, self._open[upstream].discard)
         if signed_in is not None:
             socket.record_id = signed_in.ticket.record_id
@@ -104,6 +105,7 @@ class Upgrades:
         """Both connections of it are."""
         if socket.record_id:
             self._sessions.release(socket.record_id, socket.session_ended)
+        self._metrics.websockets = len(self)
         if not len(self):
             self._none_open.set()
 
@@ -137,5 +139,6 @@ class WebSocket(Pipe):
         for forget in self.forget:
             forget(self)
         self._upgrades.gone(self)
+        self._exchange.bytes_in += self.client.passed
         self._exchange.bytes_out += self.backend.passed
         self._exchange.finish()

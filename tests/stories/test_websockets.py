@@ -36,7 +36,7 @@ async def pair(
 
 
 def open_now(world: World) -> int:
-    return len(world.app._forwarding.upgrades)
+    return len(world.app._forwarding._upgrades)
 
 
 async def nothing_left(world: World) -> None:

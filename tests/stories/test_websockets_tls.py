@@ -94,7 +94,7 @@ async def test_close_frames_pass_both_ways_whoever_is_first(tls: str, first: str
         assert (await one.hear()).close == (4000, "enough")
         assert await one.ended() == b""
         one.writer.close()
-        await eventually(lambda: not len(world.app._forwarding.upgrades))
+        await eventually(lambda: not len(world.app._forwarding._upgrades))
 
 
 @pytest.mark.parametrize("tls", SIDES)
@@ -110,7 +110,7 @@ async def test_both_are_told_of_the_end_and_may_answer(tls: str, tmp_path: Path)
             side.writer.close()
         async with asyncio.timeout(1):
             await draining
-        assert not len(world.app._forwarding.upgrades)
+        assert not len(world.app._forwarding._upgrades)
 
 
 @pytest.mark.parametrize("tls", SIDES)
@@ -118,7 +118,7 @@ async def test_who_does_not_answer_does_not_hold_up_the_end(tls: str, tmp_path: 
     async with pair(tls, tmp_path) as (world, client, backend):
         async with asyncio.timeout(3):
             await world.app._forwarding.drain(0.3)
-        assert not len(world.app._forwarding.upgrades)
+        assert not len(world.app._forwarding._upgrades)
         for side in (client, backend):
             assert (await side.hear()).close == (1001, "shutting down")
 
@@ -131,4 +131,4 @@ async def test_when_one_is_gone_the_other_hears_of_it(tls: str, lost: str, tmp_p
         one.abort()
         assert await other.ended(1) == b""
         other.writer.close()
-        await eventually(lambda: not len(world.app._forwarding.upgrades), 5)
+        await eventually(lambda: not len(world.app._forwarding._upgrades), 5)
