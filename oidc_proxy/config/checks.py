@@ -84,7 +84,8 @@ def upstreams_named(
     names = list(upstreams)
     if upstream is not None and DEFAULT_UPSTREAM not in upstreams:
         names.append(DEFAULT_UPSTREAM)
-    if not names:
+    passed_on = [(index, route) for index, route in enumerate(routes) if route.respond is None]
+    if not names and (passed_on or not routes):
         yield Problem(
             "E123",
             "upstream",
@@ -92,7 +93,7 @@ def upstreams_named(
             "add “upstream: http://127.0.0.1:8080”",
         )
         return
-    for index, route in enumerate(routes):
+    for index, route in passed_on:
         if route.upstream is not None and route.upstream not in names:
             close = get_close_matches(route.upstream, names, n=1)
             hint = f"did you mean `{close[0]}`?" if close else f"the upstreams are {', '.join(names)}"

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from aiohttp import web
 
 from ..errors import UpstreamFault
-from ..messages import HeaderFilter, RequestHead, canonical_name
+from ..messages import HeaderFilter, RawHeaders, RequestHead, canonical_name
 from ..policy import Nobody, Route
+from ..rewriting import AnswerAddresses, Rewriting
 from ..values import Origin
 from .archive import SignedIn
 from .exchange import CLOSES, GOES_ON, Exchange, Written, ask_for_body
 from .sessions import Sessions
 from .streams import Stream
 from .telemetry import Telemetry
-from .upstream import Body, Upstream, UpstreamResponse
+from .upstream import Backend, Body, UpstreamResponse, UpstreamSettings, Waits
+
+
+@dataclass(slots=True)
+class _Way:
+    """What a route's settings come to on the way there and back; None where they ask for nothing."""
+
+    upstream: Backend
+    headers: HeaderFilter
+    keeps_authorization: bool
+    rewriting: Rewriting | None
+    waits: Waits | None
+    addresses: AnswerAddresses | None
 
 
 class Forwarding:
@@ -23,43 +37,57 @@ class Forwarding:
 
     def __init__(
         self,
-        upstreams: Mapping[str, Upstream],
+        routes: Sequence[Route],
+        upstreams: Mapping[str, Backend],
         headers: HeaderFilter,
+        headers_with_authorization: HeaderFilter,
         public: Sequence[Origin],
         sessions: Sessions,
         telemetry: Telemetry,
     ) -> None:
-        self._upstreams, self._headers, self._sessions, self._telemetry = upstreams, headers, sessions, telemetry
+        self._headers, self._sessions, self._telemetry = headers, sessions, telemetry
+        filters = {"replace": headers, "keep": headers_with_authorization}
+        self._ways = {
+            route: _way(route, upstreams[route.upstream or "default"], filters[route.settings.authorization])
+            for route in routes
+            if route.reply is None
+        }
         # What every request of an origin tells the backend about how the visitor reached us.
         self._arrival = {origin: _arrival_headers(origin) for origin in public}
 
     async def forward(self, exchange: Exchange, head: RequestHead, route: Route, signed_in: SignedIn | None) -> Written:
-        upstream = self._upstreams[route.upstream or "default"]
+        way = self._ways[route]
+        target = head.target if way.rewriting is None else _rewritten(head, way.rewriting)
         await ask_for_body(exchange, head)
-        headers = self._outbound(exchange, head, upstream, signed_in)
+        headers = self._outbound(exchange, head, way, signed_in)
         body = _body(exchange.request)
-        response = await upstream.send(head.method.encode(), head.target.encode(), headers, body)
+        response = await way.upstream.send(head.method.encode(), target.encode(), headers, body, way.waits)
         exchange.upstream_status = response.status
         try:
-            return await self._relay(exchange, route, response, signed_in)
+            return await self._relay(exchange, head, route, way.addresses, response, signed_in)
         finally:
             response.abort()
 
     def _outbound(
-        self, exchange: Exchange, head: RequestHead, upstream: Upstream, signed_in: SignedIn | None
+        self, exchange: Exchange, head: RequestHead, way: _Way, signed_in: SignedIn | None
     ) -> list[tuple[bytes, bytes]]:
         """What the backend reads: the client's headers without what it may not say, and then our own."""
+        upstream = way.upstream
         host, *arrival = self._arrival[head.origin]
         peer = exchange.peer
         chain = head.client if head.client == peer else f"{head.client}, {peer}"
         headers = [host if upstream.settings.host_header == "public" else (b"Host", upstream.authority)]
-        headers += self._headers.to_backend(head.raw_headers)
+        headers += way.headers.to_backend(head.raw_headers)
         headers += arrival
         headers.append((b"X-Forwarded-For", chain.encode()))
         headers.append((b"X-Request-Id", head.request_id.encode()))
         if signed_in is not None:
-            headers += signed_in.plan.set
-        fixed = upstream.settings.headers
+            headers += (
+                _without_second_authorization(headers, signed_in) if way.keeps_authorization else signed_in.plan.set
+            )
+        if way.rewriting is not None and way.rewriting.prefix:
+            headers.append((b"X-Forwarded-Prefix", way.rewriting.prefix.encode()))
+        fixed = upstream.fixed_headers
         if fixed:
             names = {canonical_name(name) for name in fixed}
             headers = [pair for pair in headers if canonical_name(pair[0].decode("latin-1")) not in names]
@@ -67,11 +95,20 @@ class Forwarding:
         return headers
 
     async def _relay(
-        self, exchange: Exchange, route: Route, response: UpstreamResponse, signed_in: SignedIn | None
+        self,
+        exchange: Exchange,
+        head: RequestHead,
+        route: Route,
+        addresses: AnswerAddresses | None,
+        response: UpstreamResponse,
+        signed_in: SignedIn | None,
     ) -> Written:
         """Pass the answer on as it comes. Once its head is out, only a broken connection can tell of a defect."""
         frames = _Framing(exchange, response)
         lines = self._headers.to_client(response.headers)
+        status = response.status
+        if addresses is not None and (300 <= status < 400 or status == 201 or addresses.on_every_status):
+            lines = addresses.rewritten(lines, head.origin)
         if not isinstance(route.access, Nobody) and not any(name.lower() == b"cache-control" for name, _ in lines):
             # Another user behind a shared cache must not get it (RFC 9111 §3.5 does not cover cookies).
             lines += [(b"Cache-Control", b"private, no-store"), (b"Vary", b"Cookie")]
@@ -140,6 +177,37 @@ class _Framing:
         if not self._chunked:
             return data
         return (self.piece(data) if data else b"") + b"0\r\n\r\n"
+
+
+def _way(route: Route, upstream: Backend, headers: HeaderFilter) -> _Way:
+    settings: UpstreamSettings = upstream.settings
+    timeout = route.settings.timeout
+    addresses = AnswerAddresses(
+        settings.own_origins,
+        route.rewriting,
+        location=settings.rewrite_location,
+        cookie_path=settings.rewrite_cookie_path,
+        cookie_domain=settings.rewrite_cookie_domain,
+    )
+    return _Way(
+        upstream,
+        headers,
+        route.settings.authorization == "keep",
+        route.rewriting,
+        None if timeout is None else Waits.of(timeout, timeout),
+        addresses or None,
+    )
+
+
+def _rewritten(head: RequestHead, rewriting: Rewriting) -> str:
+    path = rewriting.inward(head.path)
+    return path if head.query is None else f"{path}?{head.query}"
+
+
+def _without_second_authorization(headers: RawHeaders, signed_in: SignedIn) -> RawHeaders:
+    """What announces the user, without a token beside the client's own Authorization."""
+    given = any(name.lower() == b"authorization" for name, _ in headers)
+    return [pair for pair in signed_in.plan.set if not (given and pair[0].lower() == b"authorization")]
 
 
 def _arrival_headers(origin: Origin) -> list[tuple[bytes, bytes]]:

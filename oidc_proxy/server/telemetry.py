@@ -93,6 +93,12 @@ class Metrics:
             "oidc_proxy_provider_up", "Whether metadata and keys of the provider are known.", registry=registry
         )
         self.jwks_age = Gauge("oidc_proxy_jwks_age_seconds", "Age of the provider's keys.", registry=registry)
+        self.upstream_up = Gauge(
+            "oidc_proxy_upstream_up",
+            "Whether a server of several gets requests.",
+            ["upstream", "server"],
+            registry=registry,
+        )
         self.unconfirmed = Counter(
             "oidc_proxy_session_unconfirmed_total",
             "Requests served from memory while the store could not be asked.",
@@ -174,6 +180,14 @@ class Telemetry:
         if now - self._turned_away >= 60:
             self._turned_away = now
             self.message("warning", "connections.full", reason="http.limits.connections is reached")
+
+    def upstream(self, name: str, server: str, up: bool, why: str) -> None:
+        """A server of several gets requests from now on, or none; why not is for the log."""
+        self.metrics.upstream_up.labels(name, server).set(up)
+        if up:
+            self.message("info", "upstream.server_up", upstream=name, server=server)
+        else:
+            self.message("warning", "upstream.server_down", upstream=name, server=server, reason=why)
 
     def take_over_logging(self) -> None:
         """Let the standard library's log, where libraries write, come out in the same form."""
