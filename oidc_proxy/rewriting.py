@@ -137,13 +137,14 @@ class AnswerAddresses:
     def cookie(self, text: str, public: Origin) -> str:
         """A Set-Cookie without the backend's own Domain, and with its Path as the visitor writes it."""
         pair, *attributes = text.split(";")
-        return ";".join([pair, *filter(None, (self._attribute(pair, attribute) for attribute in attributes))])
+        seen = (self._attribute(pair, attribute) for attribute in attributes)
+        return ";".join([pair, *(attribute for attribute in seen if attribute is not None)])
 
-    def _attribute(self, pair: str, text: str) -> str:
+    def _attribute(self, pair: str, text: str) -> str | None:
         name, _, value = (part.strip(" \t") for part in text.partition("="))
         match name.lower():
             case "domain" if _host(value.removeprefix(".")) in self._hosts:
-                return ""
+                return None
             # A __Host- cookie has the path / or is none (RFC 6265bis §4.1.3.2).
             case "path" if (
                 self._cookie_path and value.startswith("/") and not pair.strip().lower().startswith("__host-")

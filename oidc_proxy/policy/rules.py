@@ -38,8 +38,6 @@ class RespondSettings(Settings):
             raise ValueError(f"status {self.status} cannot be answered here")
         if self.body and self.status in _BODILESS:
             raise ValueError(f"status {self.status} has no body")
-        if re.search(r"[\ud800-\udfff]", self.body):
-            raise ValueError("the body has half a character")
         return self
 
     def reply(self, *, shared: bool) -> Reply:
