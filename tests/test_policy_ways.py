@@ -202,13 +202,12 @@ def test_br4_what_changes_something_comes_from_our_own_pages(
     route = route_of(cross_site="refuse", allowed_origins=["https://Friend.test:8443"])
     assert route.senders is not None
     assert route_of().senders is None
-    try:
+    if passes:
         route.senders.check(method, HERE, headers)
-    except RequestFault as fault:
-        assert (fault.code, fault.status) == ("cross_site", 403)
-        assert not passes
-    else:
-        assert passes
+        return
+    with pytest.raises(RequestFault) as caught:
+        route.senders.check(method, HERE, headers)
+    assert (caught.value.code, caught.value.status) == ("cross_site", 403)
 
 
 # ── F263: in words ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -120,7 +120,8 @@ def addresses(rewriting: Rewriting | None = None, **options: Any) -> AnswerAddre
             "http://backend:80801/x", "http://backend:8080.evil.test/", "http://backend:8080@evil.test/x",
             "http://user@backend:8080/", "http://backend/x", "https://backend:8080/x", "http://xbackend:8080/",
             "http://backend:8080\\@evil.test/", "http://backend:x/", "ftp://backend:8080/", "//evil.test/x",
-            "https://app.example.com/x", "https://other.example.com/http://backend:8080/", "x/y", "?x", "", "mailto:x@y",
+            "https://app.example.com/x", "https://other.example.com/http://backend:8080/", "x/y", "?x", "",
+            "mailto:x@y",
         )),
     ],
 )  # fmt: skip
