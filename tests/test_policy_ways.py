@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from oidc_proxy.errors import RequestFault
 from oidc_proxy.messages import Reply
-from oidc_proxy.policy import RespondSettings, Route, Routes, RouteSettings, compile_routes, explain, match
+from oidc_proxy.policy import RespondSettings, Route, Routes, RouteSettings, compile_routes, explain, match, overlaps
 from oidc_proxy.values import Origin
 from tests.test_policy import BACKENDS, STEPS, find, owner, paths, piped, rule
 
@@ -145,6 +145,35 @@ def test_a_rewritten_path_that_cannot_be_read_is_refused() -> None:
 def test_settings_that_cannot_be_meant_are_refused(options: dict[str, object], complaint: str) -> None:
     with pytest.raises(ValidationError, match=complaint):
         RouteSettings.model_validate(options)
+
+
+CLOSED = [rule("/"), rule("/admin/", groups=["ops"]), rule("/free/", auth="none")]
+
+
+@pytest.mark.parametrize(
+    ("rules", "past"),
+    [
+        ([rule("/pub/", auth="none", strip_prefix="/pub"), *CLOSED], "/"),
+        ([rule("/pub/", strip_prefix="/pub"), *CLOSED], "/admin/"),
+        ([rule("/pub/", strip_prefix="/pub", groups=["ops"]), *CLOSED], None),
+        ([rule("/pub/", strip_prefix="/pub", groups=["dev"]), *CLOSED], "/admin/"),
+        ([rule("/pub/", auth="optional", rewrite="/admin/x/"), *CLOSED], "/admin/"),
+        ([rule("/pub/", auth="none", rewrite="/free/x/"), *CLOSED], None),
+        ([rule("/pub", auth="none", rewrite="/admin"), *CLOSED], "/admin/"),
+        ([rule("/pub/", auth="none", rewrite="/other/", upstream="back"), *CLOSED], None),
+        ([rule("/pub/", auth="none", strip_prefix="/pub", upstream="default"), *CLOSED], "/"),
+        ([rule("/pub/", strip_prefix="/pub"), rule("/pub/admin/", strip_prefix="/pub", groups=["ops"])], None),
+        ([rule("/pub/", strip_prefix="/pub", methods=["PUT"]), *CLOSED], "/admin/"),
+        ([rule("/pub/", strip_prefix="/pub", host="a.test"), rule("/admin/", groups=["ops"], host="b.test")], None),
+        ([rule("/pub/", strip_prefix="/pub", host="a.test"), *CLOSED], "/admin/"),
+        ([rule("/pub/", auth="none", strip_prefix="/pub"), rule("/admin/", respond={})], None),
+        ([rule("/pub/", auth="none", rewrite="/x/"), rule("/y/")], None),
+        (STRIPPED[:3], None),
+    ],
+)
+def test_rewriting_that_leads_past_another_rule_is_seen(rules: list[RouteSettings], past: str | None) -> None:
+    found = [sentence for _, sentence in overlaps(compile_routes(rules))]
+    assert [f"“{past}”" in sentence for sentence in found] == ([True] if past else [])
 
 
 # ── F226: answers of our own ──────────────────────────────────────────────────────────────────────────────────────────

@@ -126,6 +126,17 @@ async def _always_ok(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
         writer.close()
 
 
+async def test_f225_one_request_finds_out_for_all_whether_it_is_back() -> None:
+    patience = {"health": {"failures": 1, "pause": "300ms"}, "timeouts": {"response": "300ms"}}
+    async with several(2, {0: swallow}, **patience) as (world, backends):
+        statuses = [(await get(world)).status for _ in range(2)]
+        assert sorted(statuses) == [200, 504]
+        await asyncio.sleep(0.35)
+        statuses = [response.status for response in await asyncio.gather(*(get(world) for _ in range(6)))]
+        assert sorted(statuses) == [200] * 5 + [504]
+        assert (await up(world))[backends[0].url] == 0
+
+
 async def test_f225_who_only_fails_is_passed_over_and_a_post_is_not_repeated() -> None:
     orders: list[bytes] = []
 
@@ -171,7 +182,7 @@ async def test_f225_when_all_are_down_there_is_one_answer_and_all_are_tried() ->
 
 async def test_f225_full_is_503_and_no_fault_of_the_servers() -> None:
     scripts: dict[int, Callable[[Peer], Any]] = {0: swallow, 1: swallow}
-    limits = {"max_connections": 1, "timeouts": {"connect": "200ms"}}
+    limits = {"max_connections": 1, "timeouts": {"connect": "200ms"}, "health": {"failures": 1}}
     async with (
         several(2, scripts, **limits) as (world, backends),
         connected(world.url) as one,
