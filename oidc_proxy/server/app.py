@@ -93,7 +93,9 @@ class App:
         )
         shortest = min(filter(None, (route.timeout for route in config.routes)), default=0.0)
         self._upstreams = {
-            name: open_upstream(settings, partial(self.telemetry.upstream, name), shortest)
+            name: open_upstream(
+                settings, config.public_url[0].authority, partial(self.telemetry.upstream, name), shortest
+            )
             for name, settings in config.upstreams.items()
         }
         routes = policy.compile_routes(config.routes, [origin.host for origin in config.public_url])

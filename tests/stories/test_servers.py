@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.gateway import World, running_world
 from tests.stories.proxied import eventually, get, swallow
-from tests.wire import OK, Peer, Recorder, connected, message, recorder
+from tests.wire import OK, Peer, Recorder, Request, authority, connected, message, recorder
 from tests.world import free_port
 
 
@@ -197,12 +197,12 @@ async def test_f225_full_is_503_and_no_fault_of_the_servers() -> None:
 
 async def test_f225_servers_that_say_that_they_are_ill_get_nothing() -> None:
     well = {"status": b"200 OK"}
-    asked: list[bytes] = []
+    asked: list[Request] = []
 
     async def serve(peer: Peer) -> None:
         async for request in peer.requests():
             if request.target == b"/healthz?full":
-                asked.append(request.raw)
+                asked.append(request)
                 await peer.say(b"HTTP/1.1 " + well["status"] + b"\r\nContent-Length: 0\r\n\r\n")
                 continue
             peer.backend.seen.append(request)
@@ -212,7 +212,8 @@ async def test_f225_servers_that_say_that_they_are_ill_get_nothing() -> None:
     async with several(2, {0: serve}, health=health, headers={"X-Key": "ours"}) as (world, backends):
         sick = backends[0].url
         await eventually(lambda: len(asked) > 2)
-        assert b"X-Key: ours" in asked[0]
+        assert asked[0].one("X-Key") == b"ours"
+        assert asked[0].one("Host").decode() == authority(world.url), "some know no other host"
         assert not world.lines(event="upstream.server_down")
         well["status"] = b"503 Starting"
         await eventually(lambda: world.lines(event="upstream.server_down"))
@@ -240,3 +241,17 @@ async def test_f225_a_server_that_does_not_answer_in_time_is_ill() -> None:
         for _ in range(4):
             assert (await get(world)).status == 200
         assert len([request for request in backends[1].seen if request.target == b"/public/x"]) == 4
+
+
+async def test_f225_a_single_server_can_be_asked_too_and_gets_requests_all_the_same() -> None:
+    async def ill(peer: Peer) -> None:
+        async for request in peer.requests():
+            peer.backend.seen.append(request)
+            await peer.say(b"HTTP/1.1 500 Ill\r\nContent-Length: 0\r\n\r\n" if request.target == b"/healthz" else OK)
+
+    config = {"health": {"path": "/healthz", "interval": "50ms"}, "host_header": "upstream"}
+    async with several(1, {0: ill}, **config) as (world, backends):
+        await eventually(lambda: world.lines(event="upstream.server_down"))
+        assert await up(world) == {backends[0].url: 0}
+        assert backends[0].seen[0].one("Host").decode() == authority(backends[0].url)
+        assert (await get(world)).status == 200

@@ -38,14 +38,15 @@ class _Server:
 class Servers:
     """All servers of an upstream; to whoever sends requests, the same as the one of ``Upstream``."""
 
-    def __init__(self, settings: UpstreamSettings, report: Report, shortest: float = 0.0) -> None:
-        """Opens nothing. SettingsFault when the TLS files cannot be used."""
+    def __init__(self, settings: UpstreamSettings, public_host: str, report: Report, shortest: float = 0.0) -> None:
+        """Opens nothing. ``public_host`` is what visitors say in Host. SettingsFault when TLS files cannot be used."""
         self.settings = settings
         self.fixed_headers = settings.fixed_headers
         ones = [settings.model_copy(update={"url": url, "servers": ()}) for url in settings.addresses]
         self._servers = [_Server(Upstream(one, shortest)) for one in ones]
         self.authority = self._servers[0].upstream.authority
         """Value of a Host header that names the backend itself: that of ``url``, whichever server gets it."""
+        self._host = public_host.encode() if settings.host_header == "public" else self.authority
         self._report = report
         self._next = 0
         self._watchers: list[asyncio.Task[None]] = []
@@ -136,7 +137,7 @@ class Servers:
 
     async def _ask(self, asking: Upstream) -> str:
         """What is wrong with the server; empty if nothing is."""
-        headers = [(b"Host", asking.authority), (b"User-Agent", b"oidc_proxy health")]
+        headers = [(b"Host", self._host), (b"User-Agent", b"oidc_proxy health")]
         headers += [(name.encode(), value.encode()) for name, value in self.fixed_headers.items()]
         try:
             async with asyncio.timeout(self.settings.health.timeout):
@@ -152,7 +153,7 @@ class Servers:
 Backend: TypeAlias = Upstream | Servers
 
 
-def open_upstream(settings: UpstreamSettings, report: Report, shortest: float = 0.0) -> Backend:
+def open_upstream(settings: UpstreamSettings, public_host: str, report: Report, shortest: float = 0.0) -> Backend:
     """The one server, or several. Where there is one, and nobody asks how it does, nothing stands before it."""
     alone = not settings.servers and settings.health.path is None
-    return Upstream(settings, shortest) if alone else Servers(settings, report, shortest)
+    return Upstream(settings, shortest) if alone else Servers(settings, public_host, report, shortest)

@@ -156,8 +156,9 @@ class HealthSettings(Settings):
     path: str | None = Field(
         None,
         pattern=r"^/[!\"$-~]*$",
-        description="Path, and query, that every server is asked for with GET each `interval`, without a user; a "
-        "status from 200 to 399 is well. Left out, servers are judged by the requests of visitors alone.",
+        description="Path, and query, that every server is asked for with GET each `interval`, without a user and "
+        "with the host of the first `public_url` (or as `host_header` says); a status from 200 to 399 is well. Left "
+        "out, servers are judged by the requests of visitors alone.",
         examples=["/healthz"],
     )
     interval: Duration = Field(Duration(10), gt=0, description="How often that is asked.", examples=["10s"])
