@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from aiohttp import web
 
 from ..errors import UpstreamFault
-from ..messages import HeaderFilter, RawHeaders, RequestHead, canonical_name
+from ..messages import HeaderFilter, RawHeaders, RequestHead, canonical_name, forwarded_element
 from ..policy import Nobody, Route
 from ..rewriting import AnswerAddresses, Rewriting
 from ..values import Origin
@@ -17,13 +19,14 @@ from .exchange import CLOSES, GOES_ON, Exchange, Written, ask_for_body
 from .sessions import Sessions
 from .streams import Stream
 from .telemetry import Telemetry
-from .upstream import Backend, Body, UpstreamResponse, UpstreamSettings, Waits
+from .upstream import Backend, Body, NotConnected, UpstreamResponse, Waits
 
 
 @dataclass(slots=True)
 class _Way:
     """What a route's settings come to on the way there and back; None where they ask for nothing."""
 
+    name: str
     upstream: Backend
     headers: HeaderFilter
     keeps_authorization: bool
@@ -41,53 +44,60 @@ class Forwarding:
         upstreams: Mapping[str, Backend],
         headers: HeaderFilter,
         headers_with_authorization: HeaderFilter,
-        public: Sequence[Origin],
         sessions: Sessions,
         telemetry: Telemetry,
     ) -> None:
         self._headers, self._sessions, self._telemetry = headers, sessions, telemetry
         filters = {"replace": headers, "keep": headers_with_authorization}
         self._ways = {
-            route: _way(route, upstreams[route.upstream or "default"], filters[route.settings.authorization])
+            route: _way(route, upstreams, filters[route.settings.authorization])
             for route in routes
             if route.reply is None
         }
-        # What every request of an origin tells the backend about how the visitor reached us.
-        self._arrival = {origin: _arrival_headers(origin) for origin in public}
+        # What a client's requests tell the backend about the way that they came is the same for all of them.
+        self._arrival = lru_cache(1024)(_arrival)
 
     async def forward(self, exchange: Exchange, head: RequestHead, route: Route, signed_in: SignedIn | None) -> Written:
         way = self._ways[route]
         target = head.target if way.rewriting is None else _rewritten(head, way.rewriting)
         await ask_for_body(exchange, head)
-        headers = self._outbound(exchange, head, way, signed_in)
+        exchange.upstream = way.name
+        headers = self._outbound(head, way, signed_in)
         body = _body(exchange.request)
-        response = await way.upstream.send(head.method.encode(), target.encode(), headers, body, way.waits)
+        began = time.perf_counter()
+        try:
+            response = await way.upstream.send(head.method.encode(), target.encode(), headers, body, way.waits)
+        except UpstreamFault as fault:
+            self._count(exchange, began, fault.code)
+            if isinstance(fault, NotConnected):
+                self._telemetry.metrics.connect_errors.inc(exchange.upstream, fault.reason)
+            raise
         exchange.upstream_status = response.status
+        self._count(exchange, began, response.status)
         try:
             return await self._relay(exchange, head, route, way.addresses, response, signed_in)
         finally:
             response.abort()
 
-    def _outbound(
-        self, exchange: Exchange, head: RequestHead, way: _Way, signed_in: SignedIn | None
-    ) -> list[tuple[bytes, bytes]]:
+    def _count(self, exchange: Exchange, began: float, code: str | int) -> None:
+        """The backend's answer begins with this status, or there will be none, for the reason with this code."""
+        exchange.upstream_seconds = time.perf_counter() - began
+        self._telemetry.metrics.upstream(exchange.upstream, code, exchange.upstream_seconds)
+
+    def _outbound(self, head: RequestHead, way: _Way, signed_in: SignedIn | None) -> list[tuple[bytes, bytes]]:
         """What the backend reads: the client's headers without what it may not say, and then our own."""
-        upstream = way.upstream
-        host, *arrival = self._arrival[head.origin]
-        peer = exchange.peer
-        chain = head.client if head.client == peer else f"{head.client}, {peer}"
-        headers = [host if upstream.settings.host_header == "public" else (b"Host", upstream.authority)]
-        headers += way.headers.to_backend(head.raw_headers)
-        headers += arrival
-        headers.append((b"X-Forwarded-For", chain.encode()))
+        settings = way.upstream.settings
+        host = head.origin.authority.encode() if settings.host_header == "public" else way.upstream.authority
+        headers = [(b"Host", host), *way.headers.to_backend(head.raw_headers, traced=head.traced)]
+        headers += self._arrival(head.origin, head.client, head.peer, settings.forwarded)
         headers.append((b"X-Request-Id", head.request_id.encode()))
+        if settings.via:
+            headers.append(VIA)
         if signed_in is not None:
-            headers += (
-                _without_second_authorization(headers, signed_in) if way.keeps_authorization else signed_in.plan.set
-            )
+            headers += _beside(headers, signed_in) if way.keeps_authorization else signed_in.plan.set
         if way.rewriting is not None and way.rewriting.prefix:
             headers.append((b"X-Forwarded-Prefix", way.rewriting.prefix.encode()))
-        fixed = upstream.fixed_headers
+        fixed = way.upstream.fixed_headers
         if fixed:
             names = {canonical_name(name) for name in fixed}
             headers = [pair for pair in headers if canonical_name(pair[0].decode("latin-1")) not in names]
@@ -105,13 +115,10 @@ class Forwarding:
     ) -> Written:
         """Pass the answer on as it comes. Once its head is out, only a broken connection can tell of a defect."""
         frames = _Framing(exchange, response)
-        lines = self._headers.to_client(response.headers)
+        lines = self._headers.to_client(response.headers, private=not isinstance(route.access, Nobody))
         status = response.status
         if addresses is not None and (300 <= status < 400 or status == 201 or addresses.on_every_status):
             lines = addresses.rewritten(lines, head.origin)
-        if not isinstance(route.access, Nobody) and not any(name.lower() == b"cache-control" for name, _ in lines):
-            # Another user behind a shared cache must not get it (RFC 9111 §3.5 does not cover cookies).
-            lines += [(b"Cache-Control", b"private, no-store"), (b"Vary", b"Cookie")]
         lines.append((b"X-Request-Id", exchange.request_id.encode()))
         exchange.status = response.status
         start = frames.head(lines)
@@ -179,9 +186,9 @@ class _Framing:
         return (self.piece(data) if data else b"") + b"0\r\n\r\n"
 
 
-def _way(route: Route, upstream: Backend, headers: HeaderFilter) -> _Way:
-    settings: UpstreamSettings = upstream.settings
-    timeout = route.settings.timeout
+def _way(route: Route, upstreams: Mapping[str, Backend], headers: HeaderFilter) -> _Way:
+    name = route.upstream or "default"
+    settings, timeout = upstreams[name].settings, route.settings.timeout
     addresses = AnswerAddresses(
         settings.own_origins,
         route.rewriting,
@@ -190,7 +197,8 @@ def _way(route: Route, upstream: Backend, headers: HeaderFilter) -> _Way:
         cookie_domain=settings.rewrite_cookie_domain,
     )
     return _Way(
-        upstream,
+        name,
+        upstreams[name],
         headers,
         route.settings.authorization == "keep",
         route.rewriting,
@@ -204,19 +212,28 @@ def _rewritten(head: RequestHead, rewriting: Rewriting) -> str:
     return path if head.query is None else f"{path}?{head.query}"
 
 
-def _without_second_authorization(headers: RawHeaders, signed_in: SignedIn) -> RawHeaders:
+def _beside(headers: RawHeaders, signed_in: SignedIn) -> RawHeaders:
     """What announces the user, without a token beside the client's own Authorization."""
     given = any(name.lower() == b"authorization" for name, _ in headers)
     return [pair for pair in signed_in.plan.set if not (given and pair[0].lower() == b"authorization")]
 
 
-def _arrival_headers(origin: Origin) -> list[tuple[bytes, bytes]]:
-    return [
-        (b"Host", origin.authority.encode()),
-        (b"X-Forwarded-Host", origin.authority.encode()),
-        (b"X-Forwarded-Proto", origin.scheme.encode()),
-        (b"X-Forwarded-Port", str(origin.port).encode()),
-    ]
+VIA = (b"Via", b"1.1 oidc_proxy")
+
+
+def _arrival(origin: Origin, client: str, peer: str, forwarded: bool) -> list[tuple[bytes, bytes]]:
+    """How the visitor reached us, in the two languages that backends read."""
+    hops = [client] if client == peer else [client, peer]
+    headers = {
+        "X-Forwarded-Host": origin.authority,
+        "X-Forwarded-Proto": origin.scheme,
+        "X-Forwarded-Port": str(origin.port),
+        "X-Forwarded-For": ", ".join(hops),
+    }
+    if forwarded:
+        first, *others = (forwarded_element(hop) for hop in hops)
+        headers["Forwarded"] = ", ".join([f'{first};host="{origin.authority}";proto={origin.scheme}', *others])
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
 def _body(request: web.BaseRequest) -> Body | None:

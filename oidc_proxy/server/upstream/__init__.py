@@ -5,7 +5,7 @@ connection with its response, ``pool`` says who may use which, ``client`` puts t
 chooses among several.
 """
 
-from oidc_proxy.server.upstream.client import Upstream
+from oidc_proxy.server.upstream.client import NotConnected, Upstream
 from oidc_proxy.server.upstream.connection import UpstreamResponse
 from oidc_proxy.server.upstream.framing import Body
 from oidc_proxy.server.upstream.servers import Backend, Servers, open_upstream
@@ -14,6 +14,7 @@ from oidc_proxy.server.upstream.settings import UpstreamSettings, UpstreamTimeou
 __all__ = [
     "Backend",
     "Body",
+    "NotConnected",
     "Servers",
     "Upstream",
     "UpstreamResponse",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from oidc_proxy.errors import ProxyError, UpstreamFault
-from oidc_proxy.server.upstream.client import Unconnected, Upstream
+from oidc_proxy.server.upstream.client import NotConnected, Upstream
 from oidc_proxy.server.upstream.connection import UpstreamResponse
 from oidc_proxy.server.upstream.framing import Body
 from oidc_proxy.server.upstream.settings import UpstreamSettings, Waits
@@ -75,7 +75,7 @@ class Servers:
                 server.back_at = now + self.settings.health.pause
             try:
                 response = await server.upstream.send(method, target, headers, body, waits)
-            except Unconnected as error:
+            except NotConnected as error:
                 self._failed(server, error, self.settings.health.failures)
                 fault = error
             except UpstreamFault as error:
