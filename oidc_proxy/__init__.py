@@ -19,8 +19,9 @@ The floors. A module imports from floors below it, and within a floor only along
 
 The life of a request: ``server.front`` parses it, ``server.gateway`` reads its head (``messages``), finds the route
 (``policy``) and the session (``server.sessions``), decides (``policy``), and passes it on (``server.forwarding``, by
-``server.upstream``) with the headers that say who the user is (``identity``). Without a session, ``server.login`` sends the browser to the
-provider (``oidc``), and takes it back with a code that becomes verified claims (``tokens``) and a session.
+``server.upstream``) with the headers that say who the user is (``identity``). Without a session, ``server.login`` sends
+the browser to the provider (``oidc``), and takes it back with a code that becomes verified claims (``tokens``) and a
+session.
 
 The life of a session: ``server.archive`` seals it into the store (``server.store``), ``server.cache`` keeps what was
 read until the store announces a change, ``server.refresh`` renews its tokens, and ``server.logout`` ends it, for its

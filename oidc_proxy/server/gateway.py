@@ -6,9 +6,11 @@ import asyncio
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from http import HTTPStatus
 
 from aiohttp import HttpVersion10, HttpVersion11, web
+from multidict import CIMultiDictProxy
 
 from .. import pages, policy
 from ..errors import InternalFault, ProviderFault, ProxyError, RequestFault
@@ -19,8 +21,10 @@ from ..messages import (
     Reply,
     RequestHead,
     client_address,
+    forwarded_for,
     http_date,
     is_navigation,
+    is_trusted,
     request_id,
     split_target,
 )
@@ -60,7 +64,9 @@ class Gateway:
     ) -> None:
         self._routes, self._sessions, self._login, self._cookies = routes, sessions, login, cookies
         self._forwarding = forwarding
-        self._origins, self._public, self._trusted = Origins(public), public[0], listen.trusted_proxies
+        self._origins, self._public, self._listen = Origins(public), public[0], listen
+        self._traces = (listen.trace_context == "anybody", listen.trace_context != "nobody")
+        self._trusts = lru_cache(1024)(lambda peer: is_trusted(peer, listen.trusted_proxies))
         self._page, self._telemetry, self._clock = page, telemetry, clock
         self._start_url, self._callback_path = f"{endpoints.prefix}/start", f"{endpoints.prefix}/callback"
         self._sign_out_url = f"{endpoints.prefix}/sign_out"
@@ -118,14 +124,11 @@ class Gateway:
         request = exchange.request
         peer = exchange.peer
         headers = request.headers
-        identifier = request_id(peer, headers.get("X-Request-Id"), exchange.request_id, self._trusted)
-        exchange.request_id = identifier
+        believed = self._trusts(peer)
+        if believed:
+            exchange.request_id = request_id(headers.get("X-Request-Id"), exchange.request_id)
         if request.method in {"CONNECT", "TRACE"}:
             raise RequestFault("method_not_allowed", f"{request.method} is never passed on")
-        coding = headers.get("Transfer-Encoding")
-        if coding is not None and coding.lower() != "chunked":
-            exchange.misframed = True
-            raise RequestFault("bad_request", "a transfer coding other than chunked")  # RFC 9112 §6.1
         target = request.raw_path
         path, query = split_target(target)
         return RequestHead(
@@ -134,11 +137,20 @@ class Gateway:
             path=path,
             query=query,
             origin=self._origin(path, headers.get("Host", "")),
-            client=client_address(peer, headers.getall("X-Forwarded-For", ()), self._trusted),
+            client=self._client(peer, headers) if believed else peer,
             raw_headers=request.raw_headers,
             headers=headers,
-            request_id=identifier,
+            request_id=exchange.request_id,
+            peer=peer,
+            traced=self._traces[believed],
         )
+
+    def _client(self, peer: str, headers: CIMultiDictProxy[str]) -> str:
+        """For whom a trusted peer asks."""
+        name = self._listen.client_address_header
+        lines = headers.getall(name, ())
+        chain = lines if name == "X-Forwarded-For" else forwarded_for(lines)
+        return client_address(peer, chain, self._listen.trusted_proxies)
 
     def _origin(self, path: str, host: str) -> Origin:
         """Which of our origins was asked. Whoever calls us by another name may only call what is meant for that."""
