@@ -119,7 +119,10 @@ class UpstreamSettings(Settings):
     )
     timeouts: UpstreamTimeouts = Field(UpstreamTimeouts(), description="How long the backend may take.")
     max_connections: int = Field(
-        256, ge=1, le=65535, description="Most connections that one worker holds to this backend at a time."
+        256,
+        ge=1,
+        le=65535,
+        description="Most connections that one worker holds to this backend at a time; event streams are not counted.",
     )
     host_header: Literal["public", "upstream"] = Field(
         "public", description="Which host the backend sees in Host: the one that the visitor used, or that of `url`."
