@@ -8,7 +8,7 @@ import gzip
 import pytest
 
 from tests.stories.proxied import ann, answer, get, swallow, world_with
-from tests.wire import OK, Peer, ask, authority, connected, folded, message
+from tests.wire import OK, Fields, Peer, Request, ask, authority, connected, folded, message
 
 # ── the request ──
 
@@ -404,6 +404,45 @@ async def test_sm22_pipelined_requests_are_judged_one_by_one_and_answered_in_ord
         assert [response.status for response in answers] == [200, 401, 200, 200, 200]
         assert [r.body.decode() for r in answers if r.status == 200] == [t for t in targets if t != "/x/2"]
         assert [bool(request.all("X-Forwarded-User")) for request in backend.seen] == [False, False, True, False]
+
+
+def without_id(request: Request) -> tuple[bytes, bytes, Fields, bytes]:
+    """All of it but what differs anyway; how a body is cut into chunks belongs to each hop (RFC 9112 §7.1)."""
+    fields = [field for field in request.headers if field[0].lower() != b"x-request-id"]
+    return request.method, request.target, fields, request.body
+
+
+async def test_sm28_requests_arrive_the_same_wherever_the_network_cuts_them() -> None:
+    async with world_with() as (world, backend):
+        cookie = await ann(world)
+        chunks = b"5;a=b\r\nhello\r\n1\r\n!\r\n0\r\nX-Trailer: mallory\r\n\r\n"
+        data = message(world.url, "POST /x/1?a=%2F", "Transfer-Encoding: chunked", "X-A:  b\t", cookie=cookie) + chunks
+        data += message(world.url, "PUT /x/2", cookie=f"other=1; {cookie}", body=b"GET / HTTP/1.1\r\n\r\n")
+        data += b"\r\n" + message(world.url, "GET /public/3", "Connection: close")
+        backend.seen.clear()
+
+        async def arrives(pieces: list[bytes]) -> list[tuple[bytes, bytes, Fields, bytes]]:
+            async with connected(world.url) as line:
+                for piece in pieces:
+                    await line.send(piece)
+                    await asyncio.sleep(0)
+                    await asyncio.sleep(0)
+                assert [(await line.response(method)).status for method in ("POST", "PUT", "GET")] == [200] * 3
+                assert await line.ended() == b""
+            seen = [without_id(request) for request in backend.seen]
+            backend.seen.clear()
+            return sorted(seen)  # on connections of their own, so in any order
+
+        whole = await arrives([data])
+        assert [(method, target, body) for method, target, _, body in whole] == [
+            (b"GET", b"/public/3", b""),
+            (b"POST", b"/x/1?a=%2F", b"hello!"),
+            (b"PUT", b"/x/2", b"GET / HTTP/1.1\r\n\r\n"),
+        ]
+        for at in range(1, len(data)):
+            assert await arrives([data[:at], data[at:]]) == whole, (at, data[at - 10 : at])
+        assert await arrives([data[at : at + 1] for at in range(len(data))]) == whole
+        assert not backend.malformed
 
 
 async def test_a_request_after_a_body_starts_where_the_body_ends() -> None:
