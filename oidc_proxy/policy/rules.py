@@ -61,6 +61,12 @@ class RouteSettings(Settings):
         description="The user must have at least one of these roles (and be in one of `groups`, when both are given).",
         examples=[["admin", "billing:editor"]],
     )
+    same_site_only: bool = Field(
+        False,
+        description="Whether requests that may change something (all methods but GET, HEAD and OPTIONS) must come from "
+        "pages of this very origin, by their Sec-Fetch-Site or Origin header; others are answered with 403. Programs "
+        "that send neither are refused, too.",
+    )
     upstream: str | None = Field(
         None, description="Name of the upstream that the requests go to; left out for the default one."
     )

@@ -32,7 +32,7 @@ from ..policy import Allow, Anybody, Nobody, Refuse, Route, Routes, SignIn, Verd
 from ..values import Instant, Origin
 from .account import Account
 from .archive import SignedIn
-from .endpoints import Endpoint, Fields, formless, read_form
+from .endpoints import Endpoint, Fields, check_same_origin, formless, read_form
 from .exchange import CLOSES, GOES_ON, Exchange, ask_for_body
 from .forwarding import Forwarding
 from .login import Cookies, Login
@@ -198,6 +198,8 @@ class Gateway:
         verdict = policy.decide(route, identity)
         match verdict:
             case Allow():
+                if route.settings.same_site_only:
+                    check_same_origin(head)
                 exchange.decision = "allow"
             case SignIn():
                 exchange.decision = "login"
