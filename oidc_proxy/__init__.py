@@ -13,7 +13,7 @@ The floors. A module imports from floors below it, and within a floor only along
        server.gauges, server.admin: both read, admin ends sessions too   the order of the awaits
     3  server.front, server.provider, server.store, server.cache, server.upstream, server.telemetry
     2  sessions -> oidc -> tokens; identity -> tokens; policy; pages      what follows from what is known
-    1  messages                                              HTTP as values
+    1  messages -> caching                                   HTTP as values
     0  errors, values                                        what can go wrong, and small words
 
 The life of a request: ``server.front`` parses it, ``server.gateway`` reads its head (``messages``), finds the route

@@ -70,7 +70,8 @@ class Forwarding:
     ) -> Written:
         """Pass the answer on as it comes. Once its head is out, only a broken connection can tell of a defect."""
         frames = _Framing(exchange, response)
-        lines = self._headers.to_client(response.headers, private=not isinstance(route.access, Nobody))
+        private = not isinstance(route.access, Nobody)
+        lines = self._headers.to_client(response.headers, private=private, shared=route.settings.shared_cache)
         lines.append((b"X-Request-Id", exchange.request_id.encode()))
         exchange.status = response.status
         start = frames.head(lines)

@@ -251,7 +251,7 @@ async def test_f85_answers_come_back_as_they_are() -> None:
 async def test_answer_headers_are_kept_byte_for_byte_and_in_order() -> None:
     fields = [
         b"Set-Cookie: a=1; Path=/", b"X-Lat: caf\xe9", b"set-cookie: b=\xc3\xa9; HttpOnly", b"X-Utf: \xe2\x82\xac",
-        b"SET-COOKIE: c=3", b"ETag: W/\"1\"", b"Vary: Accept", b"Cache-Control: max-age=5", b"Server: theirs/1",
+        b"SET-COOKIE: c=3", b"ETag: W/\"1\"", b"Vary: Accept", b"Cache-Control: private,max-age=5", b"Server: theirs/1",
         b"Location: http://backend:8080/x?y=%2F", b"WWW-Authenticate: Basic realm=\"x\"", b"x-lower: 1", b"Link: </a>",
         b"Date: Thu, 01 Jan 1970 00:00:01 GMT", b"Access-Control-Allow-Origin: *",
     ]  # fmt: skip
@@ -365,8 +365,32 @@ async def test_px32_px34_what_is_for_one_user_is_kept_by_no_cache() -> None:
             assert response.one("Cache-Control") == b"private, no-store"
             assert b"Cookie" in response.one("Vary")
         assert not (await get(world)).all("Cache-Control"), "public pages are the backend's business"
-        backend.answer = answer("cache-control: max-age=60")
-        assert (await get(world, line="GET /x", cookie=cookie)).one("Cache-Control") == b"max-age=60"
+        backend.answer = answer("cache-control: private, max-age=60")
+        assert (await get(world, line="GET /x", cookie=cookie)).one("Cache-Control") == b"private, max-age=60"
+
+
+async def test_br1_what_is_closed_is_kept_by_no_shared_cache() -> None:
+    """Mallory makes Ann open /account/x.css, which the application takes for /account, and asks the cache for it."""
+    says = ["Cache-Control: public, max-age=600", "CDN-Cache-Control: max-age=600", "Surrogate-Control: max-age=600"]
+    routes = [{"path": "/public/", "auth": "none"}, {"path": "/assets/", "shared_cache": True}, {"path": "/"}]
+    async with world_with({"routes": routes}) as (world, backend):
+        cookie = await ann(world)
+        backend.answer = answer(*says)
+        for path in ("/account/x.css", "/account%2fx.css"):
+            response = await get(world, line=f"GET {path}", cookie=cookie)
+            assert response.all("Cache-Control") == [b"private, max-age=600"]
+            assert not response.all("CDN-Cache-Control")
+            assert not response.all("Surrogate-Control")
+        for path in ("/public/x.css", "/assets/x.css"):
+            response = await get(world, line=f"GET {path}", cookie=cookie)
+            assert [response.one(name) for name in ("Cache-Control", "CDN-Cache-Control", "Surrogate-Control")] == [
+                b"public, max-age=600", b"max-age=600", b"max-age=600"
+            ]  # fmt: skip
+        backend.answer = answer(
+            "Last-Modified: Tue, 01 Jan 2019 00:00:00 GMT"
+        )  # which lets caches guess (RFC 9111 §4.2.2)
+        response = await get(world, line="GET /assets/x.css", cookie=cookie)
+        assert response.one("Cache-Control") == b"private, no-store"
 
 
 async def test_px33_br2_answers_of_our_own_are_kept_by_no_cache() -> None:
