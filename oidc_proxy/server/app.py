@@ -21,7 +21,7 @@ from .cache import Cache
 from .forwarding import Forwarding
 from .front import Listener
 from .gateway import Gateway
-from .gauges import session_metrics
+from .gauges import provider_metrics, session_metrics
 from .login import Cookies, Login
 from .logout import Logout
 from .provider import ProviderClient
@@ -111,7 +111,8 @@ class App:
             telemetry=self.telemetry,
             clock=clock,
         )
-        self.telemetry.metrics.registry.register(session_metrics(cache, self._store))
+        self.telemetry.metrics.include(session_metrics(cache, self._store))
+        self.telemetry.metrics.include(provider_metrics(self._provider))
         self.admin = Admin(
             Health(store, self._provider, self.telemetry, require_store=config.admin.require_store),
             Administration(self._sessions, config.admin, config.provider.issuers, self.telemetry),
@@ -133,6 +134,7 @@ class App:
 
     async def start(self) -> None:
         """Listen. The provider and the store need not be there yet. OSError when an address cannot be had."""
+        self.telemetry.open()
         if self._private is not None:
             await self._private.open()
         await self._public.open()
@@ -160,6 +162,7 @@ class App:
         if self._private is not None:
             await self._private.close(0)
         self.telemetry.message("info", "shutdown")
+        self.telemetry.close()
 
 
 def login_keys(config: Config) -> list[bytes]:

@@ -54,7 +54,9 @@ class Exchange(msgspec.Struct):
     account: str = ""
     status: int = 0
     bytes_out: int = 0
+    upstream: str = ""
     upstream_status: int = 0
+    upstream_seconds: float = 0.0
 
     @property
     def peer(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Mapping
 from functools import lru_cache
 
@@ -16,7 +17,7 @@ from .exchange import CLOSES, GOES_ON, Exchange, Written, ask_for_body
 from .sessions import Sessions
 from .streams import Stream
 from .telemetry import Telemetry
-from .upstream import Body, Upstream, UpstreamResponse
+from .upstream import Body, NotConnected, Upstream, UpstreamResponse
 
 
 class Forwarding:
@@ -34,16 +35,31 @@ class Forwarding:
         self._arrival = lru_cache(1024)(_arrival)
 
     async def forward(self, exchange: Exchange, head: RequestHead, route: Route, signed_in: SignedIn | None) -> Written:
-        upstream = self._upstreams[route.upstream or "default"]
+        name = route.upstream or "default"
+        upstream = self._upstreams[name]
         await ask_for_body(exchange, head)
+        exchange.upstream = name
         headers = self._outbound(exchange, head, upstream, signed_in)
         body = _body(exchange.request)
-        response = await upstream.send(head.method.encode(), head.target.encode(), headers, body)
+        began = time.perf_counter()
+        try:
+            response = await upstream.send(head.method.encode(), head.target.encode(), headers, body)
+        except UpstreamFault as fault:
+            self._count(exchange, began, fault.code)
+            if isinstance(fault, NotConnected):
+                self._telemetry.metrics.connect_errors.inc(exchange.upstream, fault.reason)
+            raise
         exchange.upstream_status = response.status
+        self._count(exchange, began, response.status)
         try:
             return await self._relay(exchange, route, response, signed_in)
         finally:
             response.abort()
+
+    def _count(self, exchange: Exchange, began: float, code: str | int) -> None:
+        """The backend's answer begins with this status, or there will be none, for the reason with this code."""
+        exchange.upstream_seconds = time.perf_counter() - began
+        self._telemetry.metrics.upstream(exchange.upstream, code, exchange.upstream_seconds)
 
     def _outbound(
         self, exchange: Exchange, head: RequestHead, upstream: Upstream, signed_in: SignedIn | None

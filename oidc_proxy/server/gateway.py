@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from http import HTTPStatus
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 from multidict import CIMultiDictProxy
 
 from .. import pages, policy
@@ -37,8 +37,9 @@ from .exchange import CLOSES, GOES_ON, Exchange, ask_for_body
 from .forwarding import Forwarding
 from .login import Cookies, Login
 from .logout import Logout
+from .metrics import METHODS
 from .sessions import Sessions
-from .telemetry import Telemetry
+from .telemetry import Access, Telemetry
 
 
 class Gateway:
@@ -86,15 +87,15 @@ class Gateway:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request. Nothing escapes: whatever goes wrong becomes an answer and a log line."""
-        exchange = Exchange(request, time.monotonic(), self._telemetry.fresh_request_id())
-        self._telemetry.metrics.in_flight.inc()
+        exchange = Exchange(request, time.perf_counter(), self._telemetry.fresh_request_id())
+        self._telemetry.metrics.in_flight += 1
         try:
             return await self._answer(exchange)
         except (ConnectionError, asyncio.CancelledError):
             exchange.status = exchange.status or 499  # the client went away, as nginx counts it
             raise
         finally:
-            self._telemetry.metrics.in_flight.dec()
+            self._telemetry.metrics.in_flight -= 1
             self._log(exchange)
 
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
@@ -230,7 +231,7 @@ class Gateway:
         """The one place where a fault becomes an answer."""
         exchange.reason, exchange.detail = exchange.reason or error.code, error.detail
         exchange.decision = exchange.decision or "error"
-        self._telemetry.metrics.errors.labels(error.code).inc()
+        self._telemetry.metrics.errors.inc(error.code)
         head = exchange.head
         fields = {
             "request_id": exchange.request_id,
@@ -245,7 +246,7 @@ class Gateway:
         if head is None:
             reply = pages.problem(error, request_id=exchange.request_id)
             if error.code == "method_not_allowed":
-                return Reply(reply.status, (*reply.headers, ("Allow", ", ".join(sorted(_KNOWN_METHODS)))), reply.body)
+                return Reply(reply.status, (*reply.headers, ("Allow", ", ".join(sorted(METHODS)))), reply.body)
             return reply
         return self._failure_for(head, error, exchange.account)
 
@@ -286,33 +287,34 @@ class Gateway:
 
     def _log(self, exchange: Exchange) -> None:
         request, head = exchange.request, exchange.head
-        duration = time.monotonic() - exchange.began
-        metrics = self._telemetry.metrics
-        method = request.method if request.method in _KNOWN_METHODS else "other"
-        metrics.requests.labels(exchange.route, method, exchange.status).inc()
-        metrics.duration.labels(exchange.route).observe(duration)
-        if exchange.decision:
-            metrics.decisions.labels(exchange.decision, exchange.reason if exchange.decision == "error" else "").inc()
+        duration = time.perf_counter() - exchange.began  # uvloop's own time is in milliseconds
+        self._telemetry.metrics.request(
+            exchange.route, request.method, exchange.status, exchange.decision, exchange.reason, duration
+        )
         if self._telemetry.settings.access:
-            self._telemetry.write(
-                "access",
-                "info",
-                request_id=exchange.request_id,
-                client_ip=head.client if head else exchange.peer,
-                method=request.method,
-                host=head.origin.authority if head else None,
-                path=head.path if head else None,
-                status=exchange.status,
-                bytes_out=exchange.bytes_out,
-                duration_ms=round(duration * 1000, 3),
-                route=exchange.route,
-                decision=exchange.decision,
-                reason=exchange.reason,
-                detail=exchange.detail or None,
-                upstream_status=exchange.upstream_status or None,
-                sub=exchange.user or None,
-                user_agent=request.headers.get("User-Agent"),
+            self._telemetry.access(
+                Access(
+                    request_id=exchange.request_id,
+                    client_ip=head.client if head else exchange.peer,
+                    method=request.method,
+                    host=head.origin.authority if head else None,
+                    path=head.path if head else None,
+                    protocol=_PROTOCOLS.get(request.version),
+                    status=exchange.status,
+                    bytes_in=request.content.total_bytes,
+                    bytes_out=exchange.bytes_out,
+                    duration_ms=int(duration * 1_000_000) / 1000,
+                    route=exchange.route,
+                    decision=exchange.decision,
+                    reason=exchange.reason,
+                    detail=exchange.detail or None,
+                    upstream=exchange.upstream or None,
+                    upstream_status=exchange.upstream_status or None,
+                    upstream_duration_ms=int(exchange.upstream_seconds * 1_000_000) / 1000 or None,
+                    sub=exchange.user or None,
+                    user_agent=request.headers.get("User-Agent"),
+                )
             )
 
 
-_KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_PROTOCOLS = {HttpVersion11: "HTTP/1.1", HttpVersion10: "HTTP/1.0"}

@@ -264,7 +264,7 @@ class Sessions:
         return self._archive
 
     def _ended(self, record_id: str, subject: str, kind: str, reason: str) -> None:
-        self._telemetry.metrics.logouts.labels(kind).inc()
+        self._telemetry.metrics.logouts.inc(kind)
         self._telemetry.audit("session.ended", session=record_id[:16], sub=subject, reason=reason)
 
     # ── what is open on behalf of a session ──
