@@ -338,8 +338,10 @@ async def test_hd19_an_email_counts_only_if_the_provider_says_true(verified: obj
 # ── where the request seems to come from ──
 
 
-async def test_fw2_nothing_of_ours_follows_forwarded_headers() -> None:
-    async with ann_signed_in() as (world, _, cookie):
+@pytest.mark.parametrize("trusted", [[], ["127.0.0.1"]], ids=["nobody is trusted", "the peer is trusted"])
+async def test_fw2_nothing_of_ours_follows_forwarded_headers(trusted: list[str]) -> None:
+    """Who is trusted may say for whom it asks, but not who we are: that is configured."""
+    async with ann_signed_in({"listen": {"trusted_proxies": trusted}}) as (world, backend, cookie):
         lies = ["X-Forwarded-Host: evil.test", "X-Forwarded-Proto: https", "Forwarded: host=evil.test;proto=https"]
         navigation = ["Accept: text/html", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document"]
         for path, its_cookie in [("/x", ""), ("/oauth2/start", ""), ("/oauth2/sign_out", cookie)]:
@@ -348,6 +350,16 @@ async def test_fw2_nothing_of_ours_follows_forwarded_headers() -> None:
         response = await sent(world, "/x", "", *lies, *navigation)
         assert response.status in {302, 303}
         assert authority(world.url).replace(":", "%3A").encode() in response.one("Location")
+        more = [
+            "X-Forwarded-Port: 1",
+            "X-Forwarded-Prefix: /evil",
+            "X-Forwarded-Server: evil",
+            "X-Forwarded-Scheme: evil",
+        ]
+        assert (await sent(world, "/x", cookie, *lies, *more)).status == 200
+        assert b"evil" not in backend.last().raw
+        assert backend.last().one("X-Forwarded-Proto") == b"http"
+        assert backend.last().one("X-Forwarded-Host").decode() == authority(world.url)
 
 
 @pytest.mark.parametrize(

@@ -476,7 +476,7 @@ class Connection(asyncio.Protocol):
         response = UpstreamResponse(self, status, reason, tuple(headers), length, chunked, bodiless)
         self._response, self._answer = response, None
         if length is None and not bodiless and announces_events(headers):
-            response.endless, self._keep = True, False
+            response.endless = True
             self._owner.set_apart(self)
         answer.set_result(response)
 

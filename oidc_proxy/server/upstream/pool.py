@@ -57,12 +57,18 @@ class Pool:
             raise
 
     def free(self, connection: Connection) -> None:
-        """The connection can serve again."""
+        """The connection can serve again, if there is a place for it."""
+        if connection in self.apart:
+            if len(self.connections) >= self._limit:
+                connection.close()
+                return
+            self.apart.discard(connection)
+            self.connections.add(connection)
         if not self._waiters or not self._hand_over(connection):
             self._idle.append(connection)
 
     def set_apart(self, connection: Connection) -> None:
-        """The connection is in use for as long as a client likes, and never again after that: others get its place."""
+        """The connection is in use for as long as a client likes: others get its place."""
         self.apart.add(connection)
         self._vacate(connection)
 
