@@ -9,6 +9,7 @@ from typing import Literal, Protocol, Self, TypeAlias, assert_never
 from pydantic import Field, field_validator, model_validator
 
 from ..values import Settings, canonical_host
+from ..websocket import WebSocketSettings
 
 _NOT_IN_RULES = re.compile(r"//|/\.\.?(?=/|\Z)|[%\\;?#*\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _METHOD = re.compile(r"[!#$%&'+.^_`|~0-9A-Z-]+")
@@ -75,6 +76,10 @@ class RouteSettings(Settings):
     )
     upstream: str | None = Field(
         None, description="Name of the upstream that the requests go to; left out for the default one."
+    )
+
+    websocket: WebSocketSettings = Field(
+        WebSocketSettings(), description="Which pages may open WebSockets here, and how long one may be silent."
     )
 
     @field_validator("host")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Callable
@@ -33,6 +34,8 @@ from .upstream import Upstream
 
 SHUTDOWN_GRACE = 20.0
 """Seconds that requests under way may take to finish."""
+DRAIN_GRACE = 5.0
+"""Seconds that WebSockets may take to end once both sides were told."""
 
 
 class App:
@@ -91,6 +94,12 @@ class App:
             clock=clock,
         )
         self._upstreams = {name: Upstream(settings) for name, settings in config.upstreams.items()}
+        self._forwarding = Forwarding(
+            self._upstreams,
+            HeaderFilter(config.identity.headers, cookies.own),
+            self._sessions,
+            self.telemetry,
+        )
         gateway = Gateway(
             routes=policy.compile_routes(config.routes, [origin.host for origin in config.public_url]),
             sessions=self._sessions,
@@ -98,12 +107,7 @@ class App:
             logout=self._logout,
             account=account,
             cookies=cookies,
-            forwarding=Forwarding(
-                self._upstreams,
-                HeaderFilter(config.identity.headers, cookies.own),
-                self._sessions,
-                self.telemetry,
-            ),
+            forwarding=self._forwarding,
             public=config.public_url,
             listen=config.listen,
             endpoints=config.endpoints,
@@ -152,7 +156,7 @@ class App:
     async def close(self) -> None:
         """Stop accepting, finish what is under way, then let go of the backends, the provider and the store."""
         self.admin.health.draining = True
-        await self._public.close(SHUTDOWN_GRACE)
+        await asyncio.gather(self._public.close(SHUTDOWN_GRACE), self._forwarding.drain(DRAIN_GRACE))
         for upstream in self._upstreams.values():
             await upstream.close()
         await self._logout.close()
