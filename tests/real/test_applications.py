@@ -7,12 +7,15 @@ import hashlib
 import json
 import re
 import secrets
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp import WSServerHandshakeError
 
 from tests.gateway import SECRET, Settings, client_for, merged
 from tests.real.applications import Applications, output_of
@@ -408,3 +411,52 @@ async def test_a_calendar_server_knows_who_is_there_from_the_header(applications
         assert (await dav(bob, "MKCALENDAR", f"{place.url}/bob/mine/")).status == 201
         assert (await dav(ann, "DELETE", event, If_Match=new.headers["ETag"])).status == 200
         assert (await dav(ann, "GET", event)).status == 404
+
+
+# ── Jupyter ──
+
+
+async def executed(channels: Any, code: str) -> str:
+    """What the kernel says that the code results in (Jupyter's messaging protocol 5.3)."""
+    identifier = uuid.uuid4().hex
+    header = {"msg_id": identifier, "username": "", "session": uuid.uuid4().hex, "msg_type": "execute_request"}
+    content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False}
+    header |= {"version": "5.3", "date": "2026-01-01T00:00:00Z"}
+    message = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell"}
+    await channels.send_json({**message, "buffers": []})
+    async with asyncio.timeout(60):
+        while True:
+            heard = await channels.receive_json()
+            if heard["parent_header"].get("msg_id") == identifier and heard["msg_type"] == "execute_result":
+                return str(heard["content"]["data"]["text/plain"])
+
+
+async def test_a_notebook_server_runs_a_kernel_over_a_websocket(applications: Applications, tmp_path: Path) -> None:
+    folder = tmp_path / "jupyter"
+    options = ["server", "--allow-root", "--ServerApp.port={port}", "--ServerApp.port_retries=0", "--no-browser"]
+    options += ["--IdentityProvider.token=", f"--ServerApp.root_dir={folder / 'notebooks'}"]
+    (folder / "notebooks").mkdir(parents=True)
+    async with (
+        applications.running("jupyter", *options, folder=folder) as upstream,
+        behind(upstream, tmp_path) as place,
+        Browser() as ann,
+    ):
+        await place.cookie(ann)
+        assert (await ann.navigate(f"{place.url}/")).status == 200  # which gives the cookie against forgery
+        forgery = {"X-XSRFToken": ann.cookies.get("_xsrf") or "", "Content-Type": "application/json"}
+        started = await ann.fetch(f"{place.url}/api/kernels", method="POST", data=b"{}", headers=forgery)
+        assert started.status == 201, started.text
+        kernel = f"/api/kernels/{started.json()['id']}"
+        assert started.location == kernel
+        channels = await ann.websocket(f"{place.url.replace('http', 'ws')}{kernel}/channels")
+        assert await executed(channels, "6 * 7") == "42"
+        assert await executed(channels, "len('x' * 3_000_000)") == "3000000"
+        assert len(await executed(channels, "'x' * 3_000_000")) == 3_000_002
+        await channels.close()
+        assert channels.close_code == 1000
+        with pytest.raises(WSServerHandshakeError, match="403"):
+            await ann.websocket(f"{place.url.replace('http', 'ws')}{kernel}/channels", origin="https://evil.test")
+        interrupted = await ann.fetch(f"{place.url}{kernel}/interrupt", method="POST", headers=forgery)
+        assert interrupted.status == 204
+        ended = await ann.fetch(f"{place.url}{kernel}", method="DELETE", headers=forgery)
+        assert ended.status == 204
