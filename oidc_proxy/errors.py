@@ -81,6 +81,12 @@ class RequestFault(ProxyError):
             "This action can only be started from this site itself.",
             "Another site tried to act for the visitor; nothing happened.",
         ),
+        "proxy_untrusted": Entry(
+            403,
+            "Not for browsers",
+            "This address is only for the proxy in front.",
+            "Whoever asked is not in `forward_auth.trusted_proxies`; the log line has the address.",
+        ),
         "request_timeout": Entry(
             408,
             "Request too slow",

@@ -123,7 +123,7 @@ def client_address(peer: str, forwarded_for: Iterable[str], trusted: Sequence[Ne
     """
     client = peer
     for entry in reversed([part.strip(" \t") for line in forwarded_for for part in line.split(",")]):
-        address = _address(entry) if _is_trusted(client, trusted) else None
+        address = _address(entry) if is_trusted(client, trusted) else None
         if address is None:
             return client
         client = str(address)
@@ -142,7 +142,8 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return None if address.scope_id else address.ipv4_mapped or address
 
 
-def _is_trusted(address: str, trusted: Sequence[Network]) -> bool:
+def is_trusted(address: str, trusted: Sequence[Network]) -> bool:
+    """Whether the address is in one of the networks."""
     if not trusted:
         return False
     parsed = _address(address.partition("%")[0])
@@ -154,7 +155,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{7,127}")
 
 def request_id(peer: str, offered: str | None, fresh: str, trusted: Sequence[Network]) -> str:
     """The request id that a trusted hop gave if it is well-formed, else the fresh one."""
-    if offered is not None and _REQUEST_ID.fullmatch(offered) and _is_trusted(peer, trusted):
+    if offered is not None and _REQUEST_ID.fullmatch(offered) and is_trusted(peer, trusted):
         return offered
     return fresh
 

@@ -28,6 +28,7 @@ from .rules import (
     Users,
     Verdict,
     decide,
+    narrowed,
 )
 
 __all__ = [
@@ -51,4 +52,5 @@ __all__ = [
     "decide",
     "explain",
     "match",
+    "narrowed",
 ]

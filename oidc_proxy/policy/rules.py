@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, Protocol, Self, TypeAlias, assert_never
 
 from pydantic import Field, field_validator, model_validator
@@ -219,6 +220,13 @@ class Route:
         """Whether the rule is for this method. HEAD is GET without the body (RFC 9110 §9.3.2), so they go together."""
         methods = self.settings.methods
         return methods is None or method in methods or (method == "HEAD" and "GET" in methods)
+
+
+@lru_cache(1024)
+def narrowed(route: Route, demands: tuple[Condition, ...]) -> Route:
+    """The same rule, for signed-in users only who meet these demands as well."""
+    conditions = route.access.conditions if isinstance(route.access, Users) else ()
+    return replace(route, access=Users((*conditions, *demands)))
 
 
 def decide(route: Route, holder: Holder | None) -> Verdict:

@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from ..errors import RequestFault
+from ..forward_auth import Dialect
 from ..messages import RequestHead
 
 _RESET = struct.pack("ii", 1, 0)
@@ -56,6 +57,8 @@ class Exchange:
     status: int = 0
     bytes_out: int = 0
     upstream_status: int = 0
+    dialect: Dialect | None = None
+    """How the proxy asks that wants to know whether this request may pass; None where it comes to us itself."""
     misframed: bool = False
     """Where the request ends is doubtful: the connection must end with the answer (RFC 9112 §9.6)."""
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 from aiohttp import web
 
-from ..errors import UpstreamFault
+from ..errors import RequestFault, UpstreamFault
 from ..messages import HeaderFilter, RequestHead, canonical_name
 from ..policy import Nobody, Route
 from ..values import Origin
@@ -34,7 +34,9 @@ class Forwarding:
         self._arrival = {origin: _arrival_headers(origin) for origin in public}
 
     async def forward(self, exchange: Exchange, head: RequestHead, route: Route, signed_in: SignedIn | None) -> Written:
-        upstream = self._upstreams[route.upstream or "default"]
+        upstream = self._upstreams.get(route.upstream or "default")
+        if upstream is None:
+            raise RequestFault("not_found", "there is no upstream: requests pass at the proxies that ask about them")
         await ask_for_body(exchange, head)
         headers = self._outbound(exchange, head, upstream, signed_in)
         body = _body(exchange.request)

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from .. import pages, policy
 from ..errors import InternalFault, ProviderFault, ProxyError, RequestFault
+from ..forward_auth import Demands, Dialect
 from ..messages import (
     EndpointSettings,
     ListenSettings,
@@ -27,6 +28,7 @@ from ..policy import Allow, Anybody, Nobody, Refuse, Route, Routes, SignIn, Verd
 from ..values import Instant, Origin
 from .account import Account
 from .archive import SignedIn
+from .checks import Checks
 from .endpoints import Endpoint, Fields, formless, read_form
 from .exchange import CLOSES, GOES_ON, Exchange, ask_for_body
 from .forwarding import Forwarding
@@ -49,6 +51,7 @@ class Gateway:
         account: Account,
         cookies: Cookies,
         forwarding: Forwarding,
+        checks: Checks,
         public: Sequence[Origin],
         listen: ListenSettings,
         endpoints: EndpointSettings,
@@ -57,8 +60,12 @@ class Gateway:
         clock: Callable[[], Instant],
     ) -> None:
         self._routes, self._sessions, self._login, self._cookies = routes, sessions, login, cookies
-        self._forwarding = forwarding
-        self._origins, self._public, self._trusted = Origins(public), public[0], listen.trusted_proxies
+        self._forwarding, self._checks = forwarding, checks
+        self._origins, self._public, self._trusted = (
+            Origins(public),
+            public[0],
+            (*listen.trusted_proxies, *checks.trusted),
+        )
         self._page, self._telemetry, self._clock = page, telemetry, clock
         self._start_url, self._callback_path = f"{endpoints.prefix}/start", f"{endpoints.prefix}/callback"
         self._sign_out_url = f"{endpoints.prefix}/sign_out"
@@ -67,6 +74,7 @@ class Gateway:
             for name, methods, answer, *options in (
                 ("start", "GET HEAD", formless(login.start)),
                 ("callback", "GET", formless(login.callback)),
+                ("unavailable", "GET HEAD", formless(login.unavailable)),
                 ("sign_out", "GET HEAD POST", logout.sign_out),
                 ("signed_out", "GET HEAD", formless(logout.signed_out)),
                 ("backchannel_logout", "POST", logout.backchannel_logout, "any host"),
@@ -97,6 +105,9 @@ class Gateway:
             if endpoint is not None:
                 exchange.route = head.path
                 return await self._reply(exchange, await self._own(exchange, head, endpoint))
+            dialect = self._checks.find(head.path)
+            if dialect is not None:
+                return await self._check(exchange, head, dialect)
             return await self._guard(exchange, head)
         except ProxyError as error:
             return await self._reply(exchange, self._failure(exchange, error))
@@ -141,7 +152,8 @@ class Gateway:
     def _origin(self, path: str, host: str) -> Origin:
         """Which of our origins was asked. Whoever calls us by another name may only call what is meant for that."""
         endpoint = self._endpoints.get(path)
-        return self._public if endpoint is not None and endpoint.any_host else self._origins.find(host)
+        any_host = endpoint.any_host if endpoint is not None else self._checks.find(path) is not None
+        return self._public if any_host else self._origins.find(host)
 
     # ── our own endpoints ──
 
@@ -173,10 +185,30 @@ class Gateway:
             case Refuse(reason, code):
                 raise RequestFault(code, reason)
 
-    async def _admit(self, exchange: Exchange, head: RequestHead) -> tuple[Route, SignedIn | None, Verdict]:
+    async def _check(self, exchange: Exchange, asked: RequestHead, dialect: Dialect) -> web.StreamResponse:
+        """The door of another proxy: it hears whether the request that it asks about may pass, and whose it is."""
+        exchange.dialect = dialect
+        head, demands = self._checks.read(exchange.peer, asked, dialect)
+        exchange.head = head
+        _, signed_in, verdict = await self._admit(exchange, head, demands)
+        match verdict:
+            case Allow():
+                return await self._send(exchange, dialect.yes, self._checks.lines(dialect, signed_in))
+            case SignIn():
+                if is_navigation(head):
+                    return await self._reply(exchange, dialect.sign_in(head))
+                raise RequestFault("sign_in_required", "no valid session came with the request")
+            case Refuse(reason, code):
+                raise RequestFault(code, reason)
+
+    async def _admit(
+        self, exchange: Exchange, head: RequestHead, demands: Demands = ()
+    ) -> tuple[Route, SignedIn | None, Verdict]:
         """Which route, who asks, what follows: the one guard, whatever door it stands at."""
         route = policy.match(self._routes, host=head.origin.host, path=head.path, method=head.method)
         exchange.route = route.name
+        if demands:
+            route = policy.narrowed(route, demands)
         signed_in = await self._who(route, head)
         identity = signed_in.identity if signed_in is not None else None
         if identity is not None:
@@ -232,7 +264,8 @@ class Gateway:
             if error.code == "method_not_allowed":
                 return Reply(reply.status, (*reply.headers, ("Allow", ", ".join(sorted(_KNOWN_METHODS)))), reply.body)
             return reply
-        return self._failure_for(head, error, exchange.account)
+        reply = self._failure_for(head, error, exchange.account)
+        return exchange.dialect.refuse(error, head, reply) if exchange.dialect is not None else reply
 
     def _failure_for(self, head: RequestHead, error: ProxyError, account: str = "") -> Reply:
         if not is_navigation(head):
@@ -251,20 +284,23 @@ class Gateway:
         )
 
     async def _reply(self, exchange: Exchange, reply: Reply) -> web.StreamResponse:
+        fields = "".join([f"{name}: {value}\r\n" for name, value in reply.headers])
+        return await self._send(exchange, reply.status, fields.encode("ascii"), reply.body)
+
+    async def _send(self, exchange: Exchange, status: int, fields: bytes, body: bytes = b"") -> web.StreamResponse:
         request = exchange.request
         goes_on = exchange.may_go_on
-        exchange.status = reply.status
-        phrase = HTTPStatus(reply.status).phrase
-        lines = [f"HTTP/1.1 {reply.status} {phrase}", *(f"{name}: {value}" for name, value in reply.headers)]
-        lines += [f"Date: {http_date(int(self._clock()))}", f"X-Request-Id: {exchange.request_id}"]
-        if reply.status != HTTPStatus.NO_CONTENT:
-            lines.append(f"Content-Length: {len(reply.body)}")
+        exchange.status = status
+        lines = [f"Date: {http_date(int(self._clock()))}", f"X-Request-Id: {exchange.request_id}"]
+        if status != HTTPStatus.NO_CONTENT:
+            lines.append(f"Content-Length: {len(body)}")
         if not goes_on:
             lines.append("Connection: close")
         elif request.version < (1, 1):
             lines.append("Connection: keep-alive")
-        start = ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
-        await exchange.write(start if request.method == "HEAD" else start + reply.body)
+        start = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode("ascii")
+        rest = ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
+        await exchange.write(b"".join((start, fields, rest, b"" if request.method == "HEAD" else body)))
         return GOES_ON if goes_on else CLOSES
 
     # ── what was seen ──
@@ -273,7 +309,8 @@ class Gateway:
         request, head = exchange.request, exchange.head
         duration = asyncio.get_running_loop().time() - exchange.began
         metrics = self._telemetry.metrics
-        method = request.method if request.method in _KNOWN_METHODS else "other"
+        asked = head.method if head else request.method
+        method = asked if asked in _KNOWN_METHODS else "other"
         metrics.requests.labels(exchange.route, method, exchange.status).inc()
         metrics.duration.labels(exchange.route).observe(duration)
         if exchange.decision:
@@ -284,7 +321,7 @@ class Gateway:
                 "info",
                 request_id=exchange.request_id,
                 client_ip=head.client if head else exchange.peer,
-                method=request.method,
+                method=asked,
                 host=head.origin.authority if head else None,
                 path=head.path if head else None,
                 status=exchange.status,

@@ -105,6 +105,16 @@ class Login:
         extra = oidc.requested_params(parameters, self._login)
         return await self._begin(head, self._return_url(parameters, head.origin), extra)
 
+    async def unavailable(self, head: RequestHead) -> Reply:
+        """``GET /oauth2/unavailable?rd=…``: no yes or no could be had; it tries ``rd`` again by itself."""
+        return pages.error_page(
+            StoreFault("store_unavailable"),
+            request_id=head.request_id,
+            now=self._clock(),
+            settings=self._page,
+            retry_url=self._return_url(query_parameters(head.query), head.origin),
+        )
+
     async def sign_in(self, head: RequestHead) -> Reply:
         """The redirect that a navigation without a session gets: back to the very address that was asked."""
         target = ReturnTo.here(head) if head.method in {"GET", "HEAD"} else ReturnTo(self._login.landing)
