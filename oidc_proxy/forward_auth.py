@@ -99,7 +99,6 @@ _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,40}")
 _URL = re.compile(r"(?:https?|wss?)://([^/?#]+)(/.*)", re.IGNORECASE)
 
 Demands: TypeAlias = tuple[Condition, ...]
-Kind: TypeAlias = Literal["groups", "roles"]
 
 
 class Dialect(Protocol):
@@ -245,7 +244,7 @@ class OAuth2Proxy(_Whole):
         return _original(asked, origins, "GET", _one(asked, "Host"), "/")
 
     def demands(self, asked: RequestHead) -> Demands:
-        return _demands(asked.query, ("allowed_groups",))
+        return _demands(asked.query, ("allowed_groups", "allowed_emails", "allowed_email_domains"))
 
     def more(self, plan: HeaderPlan | None) -> bytes:
         bearer = next((value for name, value in plan.set if name == b"Authorization"), b"") if plan else b""
@@ -308,7 +307,13 @@ def _original(asked: RequestHead, origins: Origins, method: str, host: str, targ
     )
 
 
-_KINDS: Mapping[str, Kind] = {"groups": "groups", "roles": "roles", "allowed_groups": "groups"}
+_KINDS: Mapping[str, Literal["groups", "roles", "emails", "email domains"]] = {
+    "groups": "groups",
+    "roles": "roles",
+    "allowed_groups": "groups",
+    "allowed_emails": "emails",
+    "allowed_email_domains": "email domains",
+}
 
 
 @lru_cache(256)

@@ -121,8 +121,10 @@ class RouteSettings(Settings):
 
 
 class Holder(Protocol):
-    """Whoever holds groups and roles."""
+    """Whoever holds groups and roles, and has an e-mail address."""
 
+    @property
+    def email(self) -> str | None: ...
     @property
     def groups(self) -> frozenset[str]: ...
     @property
@@ -131,15 +133,25 @@ class Holder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One demand on a user: one of these groups, or one of these roles."""
+    """One demand on a user: one of these groups, roles, e-mail addresses or their domains."""
 
-    kind: Literal["groups", "roles"]
+    kind: Literal["groups", "roles", "emails", "email domains"]
     any_of: tuple[str, ...]
 
     def held(self, holder: Holder) -> tuple[str, ...]:
         """Those of the demanded names that the holder has; the condition is met when there is one."""
-        have = holder.groups if self.kind == "groups" else holder.roles
-        return tuple(name for name in self.any_of if name in have)
+        match self.kind:
+            case "groups":
+                return tuple(name for name in self.any_of if name in holder.groups)
+            case "roles":
+                return tuple(name for name in self.any_of if name in holder.roles)
+            case "emails":
+                return tuple(name for name in self.any_of if name.lower() == (holder.email or "").lower())
+            case "email domains":
+                domain = (holder.email or "").rpartition("@")[2].lower()
+                return tuple(name for name in self.any_of if name.lower() == domain)
+            case _:  # pragma: no cover
+                assert_never(self.kind)
 
     def __str__(self) -> str:
         return f"one of the {self.kind} {', '.join(self.any_of)}"
