@@ -7,7 +7,6 @@ of headers and no other: what one proxy overwrites, another lets through as the 
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -218,8 +217,8 @@ class Envoy(_Whole):
             return reply
         if is_navigation(head):
             return _redirect(head, self._unavailable(head))
-        refusal = copy.copy(error)
-        refusal.status, refusal.retry_after = 403, pages.retry_after(error)
+        refusal = type(error)(error.code, retry_after=pages.retry_after(error))
+        refusal.status = 403
         return pages.problem(refusal, request_id=head.request_id)
 
 

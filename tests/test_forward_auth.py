@@ -246,7 +246,11 @@ def test_what_no_redirect_can_lead_back_to_is_not_led_back_to() -> None:
     assert FORWARD.sign_in(FORWARD.read(as_forward(Method="HEAD"), ORIGINS)).status == 302
 
 
-DENIED, GONE, DOWN = RequestFault("access_denied"), RequestFault("not_found"), StoreFault("store_unavailable")
+DENIED, GONE, DOWN = (
+    RequestFault("access_denied"),
+    RequestFault("not_found"),
+    StoreFault("store_unavailable", "no answer"),
+)
 
 
 @pytest.mark.parametrize(

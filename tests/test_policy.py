@@ -753,6 +753,7 @@ def test_a_demand_adds_to_what_the_rule_asks_for() -> None:
         (Condition("email domains", ("B.test",)), "bob@b.test", ("B.test",)),
         (Condition("email domains", ("b.test",)), "bob@sub.b.test", ()),
         (Condition("email domains", ("b.test",)), "b.test@evil.test", ()),
+        (Condition("email domains", ("b.test",)), "b.test", ()),
         (Condition("email domains", ("b.test",)), None, ()),
     ],
 )

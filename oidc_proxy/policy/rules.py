@@ -148,8 +148,8 @@ class Condition:
             case "emails":
                 return tuple(name for name in self.any_of if name.lower() == (holder.email or "").lower())
             case "email domains":
-                domain = (holder.email or "").rpartition("@")[2].lower()
-                return tuple(name for name in self.any_of if name.lower() == domain)
+                _, at, domain = (holder.email or "").lower().rpartition("@")
+                return tuple(name for name in self.any_of if at and name.lower() == domain)
             case _:  # pragma: no cover
                 assert_never(self.kind)
 
