@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Literal, Protocol, TypeAlias
-from urllib.parse import quote
+from urllib.parse import quote, unquote_plus
 
 from pydantic import Field
 
@@ -117,7 +117,7 @@ class Dialect(Protocol):
         RequestFault("bad_request") when the proxy does not say which it is.
         """
 
-    def demands(self, asked: RequestHead) -> Demands:
+    def demands(self, asked: RequestHead, head: RequestHead) -> Demands:
         """What the proxy's own configuration demands besides: the query of the address where it asks."""
 
     def more(self, plan: HeaderPlan | None) -> bytes:
@@ -137,8 +137,8 @@ class _Whole:
     prefix: str
     yes: int = 200
 
-    def demands(self, asked: RequestHead) -> Demands:
-        return _demands(asked.query, ("groups", "roles"))
+    def demands(self, asked: RequestHead, head: RequestHead) -> Demands:
+        return _demands(asked.query, _OWN)
 
     def more(self, plan: HeaderPlan | None) -> bytes:
         return b""
@@ -194,6 +194,13 @@ class Forward(_Whole):
         method, host, uri = (_one(asked, f"X-Forwarded-{name}") for name in ("Method", "Host", "Uri"))
         return _original(asked, origins, method, host, uri)
 
+    def demands(self, asked: RequestHead, head: RequestHead) -> Demands:
+        # Caddy asks with the visitor's query unless its `uri` has a "?". One that could be a demand is taken for one:
+        # else the visitor could take the configured demand away by sending the same.
+        if asked.query == head.query and _OWN.isdisjoint(_names(asked.query)):
+            return ()
+        return _demands(asked.query, _OWN)
+
 
 @dataclass(frozen=True, slots=True)
 class Envoy(_Whole):
@@ -209,7 +216,7 @@ class Envoy(_Whole):
     def read(self, asked: RequestHead, origins: Origins) -> RequestHead:
         return _original(asked, origins, asked.method, _one(asked, "Host"), asked.target[len(self.path) :])
 
-    def demands(self, asked: RequestHead) -> Demands:
+    def demands(self, asked: RequestHead, head: RequestHead) -> Demands:
         return ()  # the query is the visitor's
 
     def refuse(self, error: ProxyError, head: RequestHead, reply: Reply) -> Reply:
@@ -242,8 +249,8 @@ class OAuth2Proxy(_Whole):
             raise RequestFault("bad_request", "X-Original-URL is missing, and rules differ by path, host or method")
         return _original(asked, origins, "GET", _one(asked, "Host"), "/")
 
-    def demands(self, asked: RequestHead) -> Demands:
-        return _demands(asked.query, ("allowed_groups", "allowed_emails", "allowed_email_domains"))
+    def demands(self, asked: RequestHead, head: RequestHead) -> Demands:
+        return _demands(asked.query, _OAUTH2_PROXY)
 
     def more(self, plan: HeaderPlan | None) -> bytes:
         bearer = next((value for name, value in plan.set if name == b"Authorization"), b"") if plan else b""
@@ -315,8 +322,16 @@ _KINDS: Mapping[str, Literal["groups", "roles", "emails", "email domains"]] = {
 }
 
 
+_OWN = frozenset({"groups", "roles"})
+_OAUTH2_PROXY = frozenset(_KINDS) - _OWN
+
+
+def _names(query: str | None) -> set[str]:
+    return {unquote_plus(pair.partition("=")[0]) for pair in (query or "").split("&")}
+
+
 @lru_cache(256)
-def _demands(query: str | None, names: tuple[str, ...]) -> Demands:
+def _demands(query: str | None, names: frozenset[str]) -> Demands:
     """``groups=a,b&roles=c`` → one of these groups, and this role. What is not understood is a fault, not ignored."""
     found: list[Condition] = []
     for name, values in query_parameters(query).items():

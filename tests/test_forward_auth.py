@@ -171,6 +171,8 @@ def test_f201_without_an_url_the_session_alone_is_asked_about() -> None:
 
 # ── demands ──
 
+ORIGINAL = FORWARD.read(as_forward(), ORIGINS)
+
 
 @pytest.mark.parametrize(
     ("dialect", "query", "expected"),
@@ -186,7 +188,7 @@ def test_f201_without_an_url_the_session_alone_is_asked_about() -> None:
     ],
 )
 def test_the_address_where_a_proxy_asks_may_demand_more(dialect: Dialect, query: str, expected: object) -> None:
-    assert dialect.demands(asked(f"{dialect.path}{query}")) == expected
+    assert dialect.demands(asked(f"{dialect.path}{query}"), ORIGINAL) == expected
 
 
 @pytest.mark.parametrize(
@@ -204,8 +206,22 @@ def test_the_address_where_a_proxy_asks_may_demand_more(dialect: Dialect, query:
 )
 def test_a_demand_that_is_not_understood_is_not_passed_over(dialect: Dialect, query: str) -> None:
     with pytest.raises(RequestFault) as caught:
-        dialect.demands(asked(f"{dialect.path}?{query}"))
+        dialect.demands(asked(f"{dialect.path}?{query}"), ORIGINAL)
     assert caught.value.code == "bad_request"
+
+
+@pytest.mark.parametrize("query", ["a=b%2Fc&d=%20", "x=%ff", "group=a", "&&", "allowed_groups=x"])
+def test_the_visitor_s_query_is_no_demand_where_the_proxy_hands_it_on(query: str) -> None:
+    head = FORWARD.read(as_forward(Uri=f"/x?{query}"), ORIGINS)
+    assert FORWARD.demands(asked(f"/oauth2/authz/forward?{query}"), head) == ()
+
+
+@pytest.mark.parametrize("query", ["groups=a", "%67roups=a", "roles=a&roles=b"])
+def test_a_visitor_who_repeats_a_demand_does_not_take_it_away(query: str) -> None:
+    head = FORWARD.read(as_forward(Uri=f"/x?{query}"), ORIGINS)
+    assert FORWARD.demands(asked(f"/oauth2/authz/forward?{query}"), head) != ()
+    with pytest.raises(RequestFault):
+        FORWARD.demands(asked(f"/?{query}&x"), FORWARD.read(as_forward(Uri=f"/?{query}&x"), ORIGINS))
 
 
 # ── answering ──

@@ -40,7 +40,8 @@ class Checks:
         """The request that is asked about, and what the proxy demands beside our routes."""
         if not self._believed(peer):
             raise RequestFault("proxy_untrusted", f"{peer} is not in forward_auth.trusted_proxies")
-        return dialect.read(asked, self._origins), dialect.demands(asked)
+        head = dialect.read(asked, self._origins)
+        return head, dialect.demands(asked, head)
 
     def lines(self, dialect: Dialect, signed_in: SignedIn | None) -> bytes:
         """The header lines of the answer that lets a request pass."""
