@@ -114,13 +114,10 @@ def caddy() -> Front:
 
 def haproxy() -> Front:
     binary = program("haproxy", "the Debian package haproxy")
-    scripts = Path(os.environ.get("HAPROXY_LUA", "/etc/haproxy/lua"))
-    if not (scripts / "auth-request.lua").exists():
-        raise Unavailable("HAPROXY_LUA names no folder with auth-request.lua, haproxy-lua-http.lua and json.lua")
 
     def replaced(port: int) -> dict[str, str]:
         return {
-            "/etc/haproxy/lua": str(scripts),
+            "/etc/haproxy/oidc.lua": str(DEPLOY / "haproxy" / "oidc.lua"),
             "bind :443 ssl crt /etc/haproxy/tls/app.pem": f"bind 127.0.0.1:{port}",
         }
 
