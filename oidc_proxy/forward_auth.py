@@ -191,7 +191,7 @@ class Forward(_Whole):
         return f"{self.prefix}/authz/forward"
 
     def read(self, asked: RequestHead, origins: Origins) -> RequestHead:
-        method, host, uri = (_one(asked, f"X-Forwarded-{name}") for name in ("Method", "Host", "Uri"))
+        method, host, uri = (_one(asked, n) for n in ("X-Forwarded-Method", "X-Forwarded-Host", "X-Forwarded-Uri"))
         return _original(asked, origins, method, host, uri)
 
     def demands(self, asked: RequestHead, head: RequestHead) -> Demands:
@@ -254,7 +254,7 @@ class OAuth2Proxy(_Whole):
 
     def more(self, plan: HeaderPlan | None) -> bytes:
         bearer = next((value for name, value in plan.set if name == b"Authorization"), b"") if plan else b""
-        return b"X-Auth-Request-Access-Token: %b\r\n" % bearer.removeprefix(b"Bearer ")
+        return _block({b"X-Auth-Request-Access-Token": bearer.removeprefix(b"Bearer ")})
 
     def sign_in(self, head: RequestHead) -> Reply:
         return _plain_401()
