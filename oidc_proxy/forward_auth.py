@@ -15,6 +15,7 @@ from http import HTTPStatus
 from typing import Literal, Protocol, TypeAlias
 from urllib.parse import quote, unquote_plus
 
+from msgspec.structs import replace
 from pydantic import Field
 
 from . import pages
@@ -48,8 +49,8 @@ class ForwardAuthSettings(Settings):
     )
     trusted_proxies: tuple[Network, ...] = Field(
         (),
-        description="Networks of the proxies that may ask; nobody else gets an answer. Their X-Forwarded-For and "
-        "X-Request-Id are believed as well.",
+        description="Networks of the proxies that may ask; nobody else gets an answer. They are believed whatever those "
+        "in `listen.trusted_proxies` are.",
         examples=[["127.0.0.1/32"], ["10.0.0.0/8"]],
     )
     legacy_202: bool = Field(
@@ -300,17 +301,8 @@ def _original(asked: RequestHead, origins: Origins, method: str, host: str, targ
     if method in {"CONNECT", "TRACE"}:
         raise RequestFault("method_not_allowed", f"{method} never passes")
     path, query = split_target(target)
-    return RequestHead(
-        method=method,
-        target=target,
-        path=path,
-        query=query,
-        origin=origins.find(host),
-        client=asked.client,
-        raw_headers=asked.raw_headers,
-        headers=asked.headers,
-        request_id=asked.request_id,
-    )
+    origin = origins.find(host)
+    return replace(asked, method=method, target=target, path=path, query=query, origin=origin)
 
 
 _KINDS: Mapping[str, Literal["groups", "roles", "emails", "email domains"]] = {

@@ -303,7 +303,7 @@ async def world() -> AsyncIterator[World]:
 class TestAWorld:
     async def test_what_the_application_receives(self, world: World) -> None:
         [call] = world.backend.requests
-        received = {name for name in call.headers if name.startswith("X-") or name == "Authorization"}
+        received = {name for name in call.headers if name.startswith("X-") or name in {"Authorization", "Forwarded"}}
         described = {
             name for row in rows(ROOT / "README.md", "## What the application receives") for name in bare(row[0])
         }

@@ -113,7 +113,6 @@ class App:
             forwarding=Forwarding(
                 self._upstreams,
                 HeaderFilter(config.identity.headers, cookies.own),
-                config.public_url,
                 self._sessions,
                 self.telemetry,
             ),

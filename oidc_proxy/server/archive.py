@@ -22,6 +22,7 @@ from ..sessions import (
     SessionSettings,
     Ticket,
     Unreadable,
+    quiet_until,
     seal,
     unseal,
 )
@@ -43,6 +44,8 @@ class SignedIn:
     ends_at: Instant
     expires_at: Instant | None
     renewable: bool
+    quiet_until: Instant
+    """Until when there is nothing to do for it but to use it."""
     announced: bytes = b""
     """The header lines that say to a proxy that asks who it is."""
 
@@ -94,6 +97,7 @@ class Archive:
             ends_at=session.ends_at,
             expires_at=session.expires_at,
             renewable=session.renewable,
+            quiet_until=quiet_until(session, self.settings),
             announced=self._announcement.of(identity, session.claims, token) if self._announcement else b"",
         )
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import traceback
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from http import HTTPStatus
 
 from aiohttp import web
+from multidict import CIMultiDictProxy
 
 from .. import pages, policy
 from ..errors import InternalFault, ProviderFault, ProxyError, RequestFault
@@ -19,8 +22,10 @@ from ..messages import (
     Reply,
     RequestHead,
     client_address,
+    forwarded_for,
     http_date,
     is_navigation,
+    is_trusted,
     request_id,
     split_target,
 )
@@ -61,11 +66,10 @@ class Gateway:
     ) -> None:
         self._routes, self._sessions, self._login, self._cookies = routes, sessions, login, cookies
         self._forwarding, self._checks = forwarding, checks
-        self._origins, self._public, self._trusted = (
-            Origins(public),
-            public[0],
-            (*listen.trusted_proxies, *checks.trusted),
-        )
+        self._origins, self._public, self._listen = Origins(public), public[0], listen
+        self._traces = (listen.trace_context == "anybody", listen.trace_context != "nobody")
+        trusted = self._trusted = (*listen.trusted_proxies, *checks.trusted)
+        self._trusts = lru_cache(1024)(lambda peer: is_trusted(peer, trusted))
         self._page, self._telemetry, self._clock = page, telemetry, clock
         self._start_url, self._callback_path = f"{endpoints.prefix}/start", f"{endpoints.prefix}/callback"
         self._sign_out_url = f"{endpoints.prefix}/sign_out"
@@ -87,7 +91,7 @@ class Gateway:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request. Nothing escapes: whatever goes wrong becomes an answer and a log line."""
-        exchange = Exchange(request, asyncio.get_running_loop().time(), self._telemetry.fresh_request_id())
+        exchange = Exchange(request, time.monotonic(), self._telemetry.fresh_request_id())
         self._telemetry.metrics.in_flight.inc()
         try:
             return await self._answer(exchange)
@@ -127,14 +131,11 @@ class Gateway:
         request = exchange.request
         peer = exchange.peer
         headers = request.headers
-        identifier = request_id(peer, headers.get("X-Request-Id"), exchange.request_id, self._trusted)
-        exchange.request_id = identifier
+        believed = self._trusts(peer)
+        if believed:
+            exchange.request_id = request_id(headers.get("X-Request-Id"), exchange.request_id)
         if request.method in {"CONNECT", "TRACE"}:
             raise RequestFault("method_not_allowed", f"{request.method} is never passed on")
-        coding = headers.get("Transfer-Encoding")
-        if coding is not None and coding.lower() != "chunked":
-            exchange.misframed = True
-            raise RequestFault("bad_request", "a transfer coding other than chunked")  # RFC 9112 §6.1
         target = request.raw_path
         path, query = split_target(target)
         return RequestHead(
@@ -143,11 +144,20 @@ class Gateway:
             path=path,
             query=query,
             origin=self._origin(path, headers.get("Host", "")),
-            client=client_address(peer, headers.getall("X-Forwarded-For", ()), self._trusted),
+            client=self._client(peer, headers) if believed else peer,
             raw_headers=request.raw_headers,
             headers=headers,
-            request_id=identifier,
+            request_id=exchange.request_id,
+            peer=peer,
+            traced=self._traces[believed],
         )
+
+    def _client(self, peer: str, headers: CIMultiDictProxy[str]) -> str:
+        """For whom a trusted peer asks."""
+        name = self._listen.client_address_header
+        lines = headers.getall(name, ())
+        chain = lines if name == "X-Forwarded-For" else forwarded_for(lines)
+        return client_address(peer, chain, self._trusted)
 
     def _origin(self, path: str, host: str) -> Origin:
         """Which of our origins was asked. Whoever calls us by another name may only call what is meant for that."""
@@ -307,7 +317,7 @@ class Gateway:
 
     def _log(self, exchange: Exchange) -> None:
         request, head = exchange.request, exchange.head
-        duration = asyncio.get_running_loop().time() - exchange.began
+        duration = time.monotonic() - exchange.began
         metrics = self._telemetry.metrics
         asked = head.method if head else request.method
         method = asked if asked in _KNOWN_METHODS else "other"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from http import HTTPStatus
 from urllib.parse import quote
 
@@ -47,6 +48,7 @@ class Cookies:
         """Whether one session is good for every host below a domain."""
         self._persistent = int(session_lifetime) if settings.persistent else None
 
+        self._read = lru_cache(4096)(Ticket.read)
         self.tally = self.own.login("tally")
         """Counts sign-ins that the browser did not keep."""
         self.farewell = self.own.login("farewell")
@@ -54,7 +56,7 @@ class Cookies:
 
     def ticket(self, head: RequestHead) -> Ticket | None:
         """What the browser holds, if it can be one of ours."""
-        return Ticket.read(self.own.read(head.raw_headers).get(self.own.session))
+        return self._read(self.own.read(head.raw_headers).get(self.own.session))
 
     def session(self, ticket: Ticket) -> Cookie:
         """The cookie of a session."""

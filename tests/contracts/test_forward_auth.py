@@ -303,12 +303,11 @@ async def test_what_is_said_twice_says_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ASKERS)
-@pytest.mark.parametrize("row", sorted({row for row, _ in BYPASSES}))
-async def test_a_public_path_is_no_way_to_another_one(name: str, row: str) -> None:
+async def test_a_public_path_is_no_way_to_another_one(name: str) -> None:
     async with asked_world(
         {"routes": [{"path": "/public/", "auth": "none"}, {"path": "/public/secret"}, {"path": "/"}]}
     ) as world:
-        for target in [target for its, target in BYPASSES if its == row and target.isascii()]:
+        for target in [target for _, target in BYPASSES if target.isascii()]:
             for method in ("GET", "POST", "OPTIONS"):
                 response = await ask(world.url, ASKERS[name].question(world, method, target.replace("{}", "x")))
                 assert response.status in {400, 401, 403, 404, 405}, target

@@ -60,6 +60,17 @@ class ClientRequest(web.BaseRequest):
         return super().keep_alive and not self._message.upgrade
 
 
+def client_request(
+    message: RawRequestMessage,
+    payload: StreamReader,
+    protocol: web.RequestHandler,
+    writer: AbstractStreamWriter,
+    task: asyncio.Task[None],
+) -> ClientRequest:
+    """What aiohttp makes requests with. The loop is the connection's: asking for the running one is a system call."""
+    return ClientRequest(message, payload, protocol, writer, task, protocol._loop)
+
+
 class _Refusal(web.StreamResponse):
     """A whole answer to a request that no handler saw; the connection closes after it (RFC 9112 §9.6)."""
 

@@ -9,9 +9,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
 
-from oidc_proxy.server.front.connection import ClientRequest, FrontProtocol, Witness
+from oidc_proxy.server.front.connection import FrontProtocol, Witness, client_request
 from oidc_proxy.server.front.settings import HttpSettings
 from oidc_proxy.values import Instant
 
@@ -30,7 +29,7 @@ class Listener:
         clock: Callable[[], Instant] = time.time,
     ) -> None:
         self.settings, self.witness, self.clock = settings, witness, clock
-        self.server = web.Server(handler, request_factory=_request, handler_cancellation=True)
+        self.server = web.Server(handler, request_factory=client_request, handler_cancellation=True)
         self._host, _, port = address.rpartition(":")
         self._wanted_port = int(port)
         self._listening: asyncio.Server | None = None
@@ -97,9 +96,3 @@ class Listener:
         for connection in tuple(self._connections):
             connection.review(now)
         self._watch = loop.call_later(self._tick, self._look) if self._connections else None
-
-
-def _request(
-    message: Any, payload: Any, protocol: Any, writer: AbstractStreamWriter, task: asyncio.Task[None]
-) -> web.BaseRequest:
-    return ClientRequest(message, payload, protocol, writer, task, asyncio.get_running_loop())
