@@ -49,8 +49,8 @@ class ForwardAuthSettings(Settings):
     )
     trusted_proxies: tuple[Network, ...] = Field(
         (),
-        description="Networks of the proxies that may ask; nobody else gets an answer. They are believed whatever those "
-        "in `listen.trusted_proxies` are.",
+        description="Networks of the proxies that may ask; nobody else gets an answer. They are believed "
+        "whatever those in `listen.trusted_proxies` are.",
         examples=[["127.0.0.1/32"], ["10.0.0.0/8"]],
     )
     legacy_202: bool = Field(
