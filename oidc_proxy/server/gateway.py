@@ -70,6 +70,7 @@ class Gateway:
         self._traces = (listen.trace_context == "anybody", listen.trace_context != "nobody")
         trusted = self._trusted = (*listen.trusted_proxies, *checks.trusted)
         self._trusts = lru_cache(1024)(lambda peer: is_trusted(peer, trusted))
+        self._address = lru_cache(1024)(lambda peer, line: client_address(peer, (line,), trusted))
         self._page, self._telemetry, self._clock = page, telemetry, clock
         self._start_url, self._callback_path = f"{endpoints.prefix}/start", f"{endpoints.prefix}/callback"
         self._sign_out_url = f"{endpoints.prefix}/sign_out"
@@ -156,6 +157,8 @@ class Gateway:
         """For whom a trusted peer asks."""
         name = self._listen.client_address_header
         lines = headers.getall(name, ())
+        if name == "X-Forwarded-For" and len(lines) == 1 and len(lines[0]) < _LONGEST_REMEMBERED:
+            return self._address(peer, lines[0])
         chain = lines if name == "X-Forwarded-For" else forwarded_for(lines)
         return client_address(peer, chain, self._trusted)
 
@@ -301,16 +304,15 @@ class Gateway:
         request = exchange.request
         goes_on = exchange.may_go_on
         exchange.status = status
-        lines = [f"Date: {http_date(int(self._clock()))}", f"X-Request-Id: {exchange.request_id}"]
-        if status != HTTPStatus.NO_CONTENT:
-            lines.append(f"Content-Length: {len(body)}")
+        length = "" if status == HTTPStatus.NO_CONTENT else f"Content-Length: {len(body)}\r\n"
+        connection = ""
         if not goes_on:
-            lines.append("Connection: close")
+            connection = "Connection: close\r\n"
         elif request.version < (1, 1):
-            lines.append("Connection: keep-alive")
-        start = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode("ascii")
-        rest = ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
-        await exchange.write(b"".join((start, fields, rest, b"" if request.method == "HEAD" else body)))
+            connection = "Connection: keep-alive\r\n"
+        date = http_date(int(self._clock()))
+        rest = f"Date: {date}\r\nX-Request-Id: {exchange.request_id}\r\n{length}{connection}\r\n".encode("ascii")
+        await exchange.write(_STATUS_LINES[status] + fields + rest + (b"" if request.method == "HEAD" else body))
         return GOES_ON if goes_on else CLOSES
 
     # ── what was seen ──
@@ -347,4 +349,6 @@ class Gateway:
             )
 
 
+_LONGEST_REMEMBERED = 100
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
