@@ -93,7 +93,7 @@ def upstreams_named(
             "E123",
             "upstream",
             "is missing: there is nothing to pass requests on to",
-            "add “upstream: http://127.0.0.1:8080”",
+            "add “upstream: http://127.0.0.1:8080”, or `forward_auth` where another proxy passes them on",
         )
         return
     for index, route in enumerate(routes):

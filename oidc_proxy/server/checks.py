@@ -43,6 +43,10 @@ class Checks:
         head = dialect.read(asked, self._origins)
         return head, dialect.demands(asked, head)
 
+    def asked_for(self, head: RequestHead) -> str | None:
+        """Where a visitor was going whom nginx, as it was set up for oauth2-proxy, shows the sign-in page instead."""
+        return head.headers.get("X-Auth-Request-Redirect") if self._believed(head.peer) else None
+
     def lines(self, dialect: Dialect, signed_in: SignedIn | None) -> bytes:
         """The header lines of the answer that lets a request pass."""
         if signed_in is None:

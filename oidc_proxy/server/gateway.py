@@ -79,6 +79,7 @@ class Gateway:
             for name, methods, answer, *options in (
                 ("start", "GET HEAD", formless(login.start)),
                 ("callback", "GET", formless(login.callback)),
+                ("sign_in", "GET HEAD", formless(lambda head: login.sign_in_page(head, checks.asked_for(head)))),
                 ("unavailable", "GET HEAD", formless(login.unavailable)),
                 ("sign_out", "GET HEAD POST", logout.sign_out),
                 ("signed_out", "GET HEAD", formless(logout.signed_out)),

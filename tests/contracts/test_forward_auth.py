@@ -19,12 +19,14 @@ from oidc_proxy.demo.directory import EVE
 from tests.gateway import World, merged, running_world
 from tests.stories.test_routes import BYPASSES
 from tests.wire import Response, ask, authority, connected, message
+from tests.world import free_port
 
 TABLE = """
               nobody            nobody   may     may not   may not   outage              outage   not found
               browser           program          browser   program   browser             program
 nginx         401 start         401      200     403       403       401 unavailable     503      403
 forward       302 start         401      200     403       403       503                 503      404
+traefik       302 start         401      200     403       403       503                 503      404
 haproxy       302 start         401      200     403       403       503                 503      404
 envoy         302 start         401      200     403       403       302 unavailable     403      404
 oauth2_proxy  401               401      200     403       403       401                 401      403
@@ -88,9 +90,16 @@ class Asker:
 
 X_FORWARDED = ("X-Forwarded-Method: {method}", "X-Forwarded-Host: {host}", "X-Forwarded-Uri: {target}")
 X_ORIGINAL = ("X-Original-URL: http://{host}{target}", "X-Original-Method: {method}")
+# As its source has it (3.7, pkg/middlewares/auth/forward.go); the scheme is wss for the handshake of a WebSocket.
+TRAEFIK = (
+    "Host: oidc-proxy:4180", "User-Agent: Go-http-client/1.1", "Accept-Encoding: gzip", *X_FORWARDED,
+    "X-Forwarded-Proto: wss", "X-Forwarded-Port: 443", "X-Forwarded-Server: traefik", "X-Forwarded-For: 203.0.113.9",
+    "X-Real-Ip: 203.0.113.9",
+)  # fmt: skip
 ASKERS = {
     "nginx": Asker("/oauth2/authz/nginx", ("Host: gateway:4180", *X_ORIGINAL)),
     "forward": Asker("/oauth2/authz/forward", ("Host: gateway:4180", "X-Forwarded-Proto: http", *X_FORWARDED)),
+    "traefik": Asker("/oauth2/authz/forward", TRAEFIK),
     "haproxy": Asker("/oauth2/authz/forward", tuple(map(str.lower, X_FORWARDED)), method="HEAD"),
     "envoy": Asker("/oauth2/authz/envoy{target}", ("Host: {host}", "Content-Length: 0"), method="{method}"),
     "oauth2_proxy": Asker("/oauth2/auth", ("Host: gateway:4180", *X_ORIGINAL)),
@@ -293,10 +302,9 @@ async def test_what_a_client_adds_changes_no_decision(name: str) -> None:
 @pytest.mark.parametrize("name", ASKERS)
 async def test_what_is_said_twice_says_nothing(name: str) -> None:
     async with asked_world() as world:
-        for word in ASKERS[name].words:
-            header = word.partition(":")[0]
-            if header.lower() in {"host", "content-length", "x-forwarded-proto"}:
-                continue  # the listener itself refuses two Hosts and lengths
+        for header in [word.partition(":")[0] for word in ASKERS[name].words if "{" in word]:
+            if header == "Host":
+                continue  # the listener itself refuses two of them
             for again in ("/public/x", "http://127.0.0.1/public/x", "GET"):
                 lines = (f"{header}: {again}",)
                 assert (await ask(world.url, ASKERS[name].question(world, "GET", "/page", lines))).status == 400
@@ -435,3 +443,41 @@ async def test_f213_the_page_for_an_outage_tries_again_by_itself_and_leads_nowhe
         for rd in ("https://evil.test/", "//evil.test/", "javascript:alert(1)", "/oauth2/sign_out", ""):
             page = await ann.navigate(f"{world.url}/oauth2/unavailable?rd={quote(rd, safe='')}")
             assert f'content="5; url={world.url}/"' in page.text
+
+
+async def test_f201_the_sign_in_page_leads_back_to_what_a_trusted_proxy_names() -> None:
+    said = {"X-Auth-Request-Redirect": "/page?a=b"}
+    for trusted, back in ((["127.0.0.0/8"], "/page%3Fa%3Db"), (["192.0.2.0/24"], "/")):
+        async with asked_world({"forward_auth": {"trusted_proxies": trusted}}) as world, world.browser() as ann:
+            page = await ann.navigate(f"{world.url}/oauth2/sign_in", headers=said)
+            assert page.status == 401
+            assert dict(page.links)["Sign in"] == f"/oauth2/start?rd={world.url}{back}"
+            page = await ann.navigate(f"{world.url}/oauth2/sign_in?rd=/other", headers=said)
+            assert dict(page.links)["Sign in"] == f"/oauth2/start?rd={world.url}/other"
+            page = await ann.navigate(f"{world.url}/oauth2/sign_in?rd=https://evil.test/", headers=said)
+            assert dict(page.links)["Sign in"] == f"/oauth2/start?rd={world.url}/"
+            program = await ann.fetch(f"{world.url}/oauth2/sign_in", headers=said)
+            assert (program.status, program.json()["login_url"]) == (401, f"{world.url}/oauth2/start")
+
+
+async def test_each_of_several_origins_is_signed_in_to_by_itself() -> None:
+    port = free_port()
+    first, second = f"http://127.0.0.1:{port}", f"http://app.localhost:{port}"
+    change = {"public_url": [first, second], "listen": {"address": f"127.0.0.1:{port}"}}
+    client = {"redirect_uris": (f"{first}/oauth2/callback", f"{second}/oauth2/callback")}
+    async with running_world(merged(CONFIG, change), client=client) as world:
+        asker = ASKERS["forward"]
+        async with world.browser() as ann:
+            page = await ann.sign_in(f"{second}/oauth2/start?rd=/page", "ann", "ann")
+            assert page.url == f"{second}/page"
+            cookie = ann.cookies.header(second)
+
+        async def answer(origin: str, given: str) -> Response:
+            question = asker.question(world, "GET", "/page", BROWSER[0], cookie=given, host=authority(origin))
+            return await ask(first, question)
+
+        assert (await answer(second, cookie)).status == 200
+        for origin, given in ((first, cookie), (first, ""), (second, "")):
+            response = await answer(origin, given)
+            assert response.status == 302
+            assert response.one("Location").decode() == f"{origin}/oauth2/start?rd={origin}/page"

@@ -33,6 +33,7 @@ class Front:
     replaced: Callable[[int], Mapping[str, str]]
     command: Callable[[Path], list[str]]
     check: Callable[[Path], list[str]]
+    folder: Path = DEPLOY
 
     def settings(self) -> dict[str, Any]:
         """The parts of its config.yaml that say who asks, and which rules there are."""
@@ -41,7 +42,7 @@ class Front:
 
     def written(self, folder: Path, port: int, gateway: int, backend: int) -> Path:
         """The file, for these ports."""
-        text = (DEPLOY / self.name / self.file).read_text()
+        text = (self.folder / self.name / self.file).read_text()
         for old, new in {**self.replaced(port), **_upstreams(self.name, gateway, backend)}.items():
             assert old in text, f"{self.file} has no {old!r}"
             text = text.replace(old, new)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tests.real.redis import RedisServer
 from tests.wire import Response, ask, folded, message
 from tests.world import Browser, Page
 
+CORPUS = Path(__file__).parents[1] / "corpus"
 DEEP = "/echo/deep%20er?a=b%2Fc&d=%20"
 
 
@@ -49,6 +50,13 @@ class Ingress:
             page = await browser.sign_in(f"{self.url}/echo", user, user)
             assert (page.status, page.url) == (200, f"{self.url}/echo")
             return browser.cookies.header(self.url)
+
+
+@pytest.fixture
+def nginx_of_oauth2_proxy(real_part: Any) -> Front:
+    """nginx as it was set up for oauth2-proxy."""
+    found: Front = real_part("nginx", FRONTS["nginx"])
+    return replace(found, file="oauth2-proxy.conf", folder=CORPUS)
 
 
 @pytest.fixture(params=FRONTS)
@@ -272,3 +280,26 @@ async def test_when_redis_is_down_nothing_passes_and_nobody_is_signed_out(
                 break
             await asyncio.sleep(0.1)
         assert (page.status, page.url) == (200, f"{it.url}/echo"), "still signed in"
+
+
+# ── oauth2-proxy's users ──
+
+
+async def test_f201_nginx_needs_no_change_where_oauth2_proxy_was(nginx_of_oauth2_proxy: Front, tmp_path: Path) -> None:
+    config = {"forward_auth": {"dialects": ["oauth2_proxy"], "trusted_proxies": ["127.0.0.1/32"]}, "routes": []}
+    async with ingress(nginx_of_oauth2_proxy, tmp_path, config) as it, it.browser() as ann:
+        page = await ann.navigate(f"{it.url}{DEEP}")
+        assert page.status == 403, "nginx was told to say so"
+        form = await ann.click(page, "Sign in")
+        assert (await ann.fill_sign_in(form, "ann", "ann")).url == f"{it.url}{DEEP}"
+        said = words_of(it.reached[-1])
+        assert (said["x-user"], said["x-email"]) == (ANN.sub, "ann@example.test")
+        assert said["x-access-token"].startswith("ey")
+        await ann.navigate(f"{it.url}/oauth2/sign_out", initiator=f"{it.url}/")
+        assert (await ann.navigate(f"{it.url}/echo")).status == 403
+        assert (await ann.fetch(f"{it.url}/echo")).status == 403
+        assert len(it.reached) == 1
+        for lie in ("X-Auth-Request-Redirect: https://evil.test/", "X-Auth-Request-Redirect: /x"):
+            response = await it.ask("GET /echo?mine", lie, "Accept: text/html")
+            assert b"evil" not in response.body
+            assert b"/echo%3Fmine" in response.body
