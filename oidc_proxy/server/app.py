@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TextIO
 
 from .. import __version__, policy
@@ -23,7 +25,7 @@ from .checks import Checks
 from .forwarding import Forwarding
 from .front import Listener
 from .gateway import Gateway
-from .gauges import session_metrics
+from .gauges import provider_metrics, session_metrics
 from .login import Cookies, Login
 from .logout import Logout
 from .provider import ProviderClient
@@ -31,10 +33,12 @@ from .refresh import Refresher
 from .sessions import Sessions
 from .store import MeasuredStore, RedisStoreSettings, open_store
 from .telemetry import Telemetry
-from .upstream import Upstream
+from .upstream import Servers, open_upstream
 
 SHUTDOWN_GRACE = 20.0
 """Seconds that requests under way may take to finish."""
+DRAIN_GRACE = 5.0
+"""Seconds that WebSockets may take to end once both sides were told."""
 
 
 class App:
@@ -101,8 +105,22 @@ class App:
             page=config.ui,
             clock=clock,
         )
-        self._upstreams = {name: Upstream(settings) for name, settings in config.upstreams.items()}
+        shortest = min(filter(None, (route.timeout for route in config.routes)), default=0.0)
+        self._upstreams = {
+            name: open_upstream(
+                settings, config.public_url[0].authority, partial(self.telemetry.upstream, name), shortest
+            )
+            for name, settings in config.upstreams.items()
+        }
         routes = policy.compile_routes(config.routes, [origin.host for origin in config.public_url])
+        self._forwarding = Forwarding(
+            routes.all,
+            self._upstreams,
+            HeaderFilter(config.identity.headers, cookies.own),
+            HeaderFilter(config.identity.headers, cookies.own, keep_authorization=True),
+            self._sessions,
+            self.telemetry,
+        )
         gateway = Gateway(
             routes=routes,
             sessions=self._sessions,
@@ -110,12 +128,7 @@ class App:
             logout=self._logout,
             account=account,
             cookies=cookies,
-            forwarding=Forwarding(
-                self._upstreams,
-                HeaderFilter(config.identity.headers, cookies.own),
-                self._sessions,
-                self.telemetry,
-            ),
+            forwarding=self._forwarding,
             checks=Checks(
                 config.forward_auth,
                 dialects(config.forward_auth, config.endpoints.prefix, one_rule=len(routes.all) == 1),
@@ -129,7 +142,8 @@ class App:
             telemetry=self.telemetry,
             clock=clock,
         )
-        self.telemetry.metrics.registry.register(session_metrics(cache, self._store))
+        self.telemetry.metrics.include(session_metrics(cache, self._store))
+        self.telemetry.metrics.include(provider_metrics(self._provider))
         self.admin = Admin(
             Health(store, self._provider, self.telemetry, require_store=config.admin.require_store),
             Administration(self._sessions, config.admin, config.provider.issuers, self.telemetry),
@@ -151,6 +165,10 @@ class App:
 
     async def start(self) -> None:
         """Listen. The provider and the store need not be there yet. OSError when an address cannot be had."""
+        self.telemetry.open()
+        for upstream in self._upstreams.values():
+            if isinstance(upstream, Servers):
+                upstream.watch()
         if self._private is not None:
             await self._private.open()
         await self._public.open()
@@ -168,7 +186,7 @@ class App:
     async def close(self) -> None:
         """Stop accepting, finish what is under way, then let go of the backends, the provider and the store."""
         self.admin.health.draining = True
-        await self._public.close(SHUTDOWN_GRACE)
+        await asyncio.gather(self._public.close(SHUTDOWN_GRACE), self._forwarding.drain(DRAIN_GRACE))
         for upstream in self._upstreams.values():
             await upstream.close()
         await self._logout.close()
@@ -178,6 +196,7 @@ class App:
         if self._private is not None:
             await self._private.close(0)
         self.telemetry.message("info", "shutdown")
+        self.telemetry.close()
 
 
 def login_keys(config: Config) -> list[bytes]:

@@ -8,7 +8,9 @@ from functools import lru_cache
 from ..errors import RequestFault
 from ..forward_auth import Announcement, Demands, Dialect, Envoy, ForwardAuthSettings
 from ..messages import Origins, RequestHead, is_trusted
+from ..policy import Route
 from ..values import Origin
+from ..websocket import check_origin
 from .archive import SignedIn
 
 _NO_STORE = b"Cache-Control: no-store\r\n"
@@ -47,8 +49,13 @@ class Checks:
         """Where a visitor was going whom nginx, as it was set up for oauth2-proxy, shows the sign-in page instead."""
         return head.headers.get("X-Auth-Request-Redirect") if self._believed(head.peer) else None
 
-    def lines(self, dialect: Dialect, signed_in: SignedIn | None) -> bytes:
-        """The header lines of the answer that lets a request pass."""
+    def answer(self, dialect: Dialect, head: RequestHead, route: Route, signed_in: SignedIn | None) -> bytes:
+        """The header lines of the answer that lets a request pass.
+
+        RequestFault("cross_site") for a WebSocket of a page that may not open it.
+        """
+        if "Sec-WebSocket-Key" in head.headers:
+            check_origin(head, route.settings.websocket, signed_in=signed_in is not None)
         if signed_in is None:
             return _NO_STORE + self._nobody + dialect.more(None)
         return _NO_STORE + signed_in.announced + dialect.more(signed_in.plan)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from http import HTTPStatus
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 from multidict import CIMultiDictProxy
 
 from .. import pages, policy
@@ -37,10 +37,12 @@ from .checks import Checks
 from .endpoints import Endpoint, Fields, formless, read_form
 from .exchange import CLOSES, GOES_ON, Exchange, ask_for_body
 from .forwarding import Forwarding
+from .front import ClientRequest
 from .login import Cookies, Login
 from .logout import Logout
+from .metrics import METHODS
 from .sessions import Sessions
-from .telemetry import Telemetry
+from .telemetry import Access, Telemetry
 
 
 class Gateway:
@@ -93,16 +95,19 @@ class Gateway:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request. Nothing escapes: whatever goes wrong becomes an answer and a log line."""
-        exchange = Exchange(request, time.monotonic(), self._telemetry.fresh_request_id())
-        self._telemetry.metrics.in_flight.inc()
+        if not isinstance(request, ClientRequest):
+            raise TypeError("not from our listener")
+        exchange = Exchange(request, time.perf_counter(), self._telemetry.fresh_request_id(), self._log)
+        self._telemetry.metrics.in_flight += 1
         try:
             return await self._answer(exchange)
         except (ConnectionError, asyncio.CancelledError):
             exchange.status = exchange.status or 499  # the client went away, as nginx counts it
             raise
         finally:
-            self._telemetry.metrics.in_flight.dec()
-            self._log(exchange)
+            self._telemetry.metrics.in_flight -= 1
+            if not exchange.lasts:
+                exchange.finish()
 
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
         try:
@@ -191,6 +196,8 @@ class Gateway:
         route, signed_in, verdict = await self._admit(exchange, head)
         match verdict:
             case Allow():
+                if route.reply is not None:
+                    return await self._reply(exchange, route.reply)
                 return await self._forwarding.forward(exchange, head, route, signed_in)
             case SignIn():
                 if is_navigation(head):
@@ -204,10 +211,10 @@ class Gateway:
         exchange.dialect = dialect
         head, demands = self._checks.read(exchange.peer, asked, dialect)
         exchange.head = head
-        _, signed_in, verdict = await self._admit(exchange, head, demands)
+        route, signed_in, verdict = await self._admit(exchange, head, demands)
         match verdict:
             case Allow():
-                return await self._send(exchange, dialect.yes, self._checks.lines(dialect, signed_in))
+                return await self._send(exchange, dialect.yes, self._checks.answer(dialect, head, route, signed_in))
             case SignIn():
                 if is_navigation(head):
                     return await self._reply(exchange, dialect.sign_in(head))
@@ -221,6 +228,8 @@ class Gateway:
         """Which route, who asks, what follows: the one guard, whatever door it stands at."""
         route = policy.match(self._routes, host=head.origin.host, path=head.path, method=head.method)
         exchange.route = route.name
+        if route.senders is not None:
+            route.senders.check(head.method, head.origin, head.headers)
         if demands:
             route = policy.narrowed(route, demands)
         signed_in = await self._who(route, head)
@@ -261,7 +270,7 @@ class Gateway:
         """The one place where a fault becomes an answer."""
         exchange.reason, exchange.detail = exchange.reason or error.code, error.detail
         exchange.decision = exchange.decision or "error"
-        self._telemetry.metrics.errors.labels(error.code).inc()
+        self._telemetry.metrics.errors.inc(error.code)
         head = exchange.head
         fields = {
             "request_id": exchange.request_id,
@@ -276,7 +285,7 @@ class Gateway:
         if head is None:
             reply = pages.problem(error, request_id=exchange.request_id)
             if error.code == "method_not_allowed":
-                return Reply(reply.status, (*reply.headers, ("Allow", ", ".join(sorted(_KNOWN_METHODS)))), reply.body)
+                return Reply(reply.status, (*reply.headers, ("Allow", ", ".join(sorted(METHODS)))), reply.body)
             return reply
         reply = self._failure_for(head, error, exchange.account)
         return exchange.dialect.refuse(error, head, reply) if exchange.dialect is not None else reply
@@ -284,7 +293,10 @@ class Gateway:
     def _failure_for(self, head: RequestHead, error: ProxyError, account: str = "") -> Reply:
         if not is_navigation(head):
             login_url = f"{head.origin}{self._start_url}"
-            return pages.problem(error, request_id=head.request_id, login_url=login_url)
+            reply = pages.problem(error, request_id=head.request_id, login_url=login_url)
+            if error.code == "websocket_version":
+                return Reply(reply.status, (*reply.headers, *_OTHER_VERSION), reply.body)
+            return reply
         return pages.error_page(
             error,
             request_id=head.request_id,
@@ -320,36 +332,39 @@ class Gateway:
 
     def _log(self, exchange: Exchange) -> None:
         request, head = exchange.request, exchange.head
-        duration = time.monotonic() - exchange.began
-        metrics = self._telemetry.metrics
-        asked = head.method if head else request.method
-        method = asked if asked in _KNOWN_METHODS else "other"
-        metrics.requests.labels(exchange.route, method, exchange.status).inc()
-        metrics.duration.labels(exchange.route).observe(duration)
-        if exchange.decision:
-            metrics.decisions.labels(exchange.decision, exchange.reason if exchange.decision == "error" else "").inc()
+        duration = time.perf_counter() - exchange.began  # uvloop's own time is in milliseconds
+        method = head.method if head else request.method
+        self._telemetry.metrics.request(
+            exchange.route, method, exchange.status, exchange.decision, exchange.reason, duration
+        )
         if self._telemetry.settings.access:
-            self._telemetry.write(
-                "access",
-                "info",
-                request_id=exchange.request_id,
-                client_ip=head.client if head else exchange.peer,
-                method=asked,
-                host=head.origin.authority if head else None,
-                path=head.path if head else None,
-                status=exchange.status,
-                bytes_out=exchange.bytes_out,
-                duration_ms=round(duration * 1000, 3),
-                route=exchange.route,
-                decision=exchange.decision,
-                reason=exchange.reason,
-                detail=exchange.detail or None,
-                upstream_status=exchange.upstream_status or None,
-                sub=exchange.user or None,
-                user_agent=request.headers.get("User-Agent"),
+            self._telemetry.access(
+                Access(
+                    request_id=exchange.request_id,
+                    client_ip=head.client if head else exchange.peer,
+                    method=method,
+                    host=head.origin.authority if head else None,
+                    path=head.path if head else None,
+                    protocol=_PROTOCOLS.get(request.version),
+                    status=exchange.status,
+                    bytes_in=request.content.total_bytes + exchange.bytes_in,
+                    bytes_out=exchange.bytes_out,
+                    duration_ms=int(duration * 1_000_000) / 1000,
+                    route=exchange.route,
+                    decision=exchange.decision,
+                    reason=exchange.reason,
+                    detail=exchange.detail or None,
+                    upstream=exchange.upstream or None,
+                    upstream_status=exchange.upstream_status or None,
+                    upstream_duration_ms=int(exchange.upstream_seconds * 1_000_000) / 1000 or None,
+                    sub=exchange.user or None,
+                    user_agent=request.headers.get("User-Agent"),
+                )
             )
 
 
 _LONGEST_REMEMBERED = 100
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
-_KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_OTHER_VERSION = (("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket"), ("Connection", "Upgrade"))
+"""What an answer of 426 says (RFC 6455 §4.4, RFC 9110 §15.5.22)."""
+_PROTOCOLS = {HttpVersion11: "HTTP/1.1", HttpVersion10: "HTTP/1.0"}

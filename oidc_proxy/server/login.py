@@ -281,7 +281,7 @@ class Login:
         return url if return_to and len(url) <= LONGEST_LINK else start
 
     def _succeeded(self, head: RequestHead, signed_in: SignedIn, claims: VerifiedClaims) -> None:
-        self._telemetry.metrics.logins.labels("success", "").inc()
+        self._telemetry.metrics.logins.inc("success", "")
         self._telemetry.audit(
             "login.succeeded",
             request_id=head.request_id,
@@ -293,7 +293,7 @@ class Login:
 
     def _failed(self, head: RequestHead, fault: ProxyError) -> None:
         metrics, fields = self._telemetry.metrics, {"code": fault.code, "reason": fault.detail}
-        metrics.logins.labels("failure", fault.code).inc()
+        metrics.logins.inc("failure", fault.code)
         self._telemetry.audit("login.failed", request_id=head.request_id, client_ip=head.client, **fields)
         if fault.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             self._telemetry.message("warning", "request.failed", request_id=head.request_id, route=head.path, **fields)

@@ -363,10 +363,27 @@ async def test_a_handshake_is_a_request_like_any_other(name: str) -> None:
     """Caddy and HAProxy pass the words of an upgrade on to us: there is never one."""
     upgrade = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAA")
     async with asked_world() as world:
-        for cookie, status in ((await cookie_of(world, "ann"), 200), ("", 401)):
-            lines = (*upgrade, "Accept: text/html")
-            response = await ask(world.url, ASKERS[name].question(world, "GET", "/page", lines, cookie=cookie))
-            assert response.status == status
+        cookie, ours, theirs = await cookie_of(world, "ann"), f"Origin: {world.url}", "Origin: https://evil.test"
+        for given, lines, status in (
+            (cookie, (ours,), 200), (cookie, (theirs,), 403), (cookie, (), 403),
+            ("", (ours,), 401), ("", (theirs,), 401),
+        ):  # fmt: skip
+            question = ASKERS[name].question(
+                world, "GET", "/page", (*upgrade, "Accept: text/html", *lines), cookie=given
+            )
+            assert (await ask(world.url, question)).status == status
+        question = ASKERS[name].question(world, "GET", "/public/x", (*upgrade, theirs))
+        assert (await ask(world.url, question)).status == 403
+
+
+@pytest.mark.parametrize("name", ASKERS)
+async def test_what_another_site_sends_is_refused_where_the_rule_says_so(name: str) -> None:
+    rule = {"path": "/", "cross_site": "refuse"}
+    async with asked_world({"routes": [rule]}) as world:
+        cookie = await cookie_of(world, "ann")
+        for origin, status in ((world.url, 200), ("https://evil.test", 403)):
+            question = ASKERS[name].question(world, "POST", "/page", (f"Origin: {origin}",), cookie=cookie)
+            assert (await ask(world.url, question)).status == status
 
 
 @pytest.mark.parametrize("name", ASKERS)

@@ -217,6 +217,8 @@ async def test_a_handshake_needs_a_session(front: Front, tmp_path: Path) -> None
         await socket.send_str("hello")
         assert (await socket.receive_str()) == "hello"
         await socket.close()
+        cookie = ann.cookies.header(it.url)
+        assert (await it.ask("GET /ws", *upgrade, "Origin: https://evil.test", cookie=cookie)).status == 403
 
 
 # ── outages ──

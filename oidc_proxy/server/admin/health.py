@@ -8,6 +8,7 @@ from collections.abc import Awaitable
 from aiohttp import web
 
 from ...errors import ProxyError
+from ..metrics import negotiated
 from ..provider import ProviderClient
 from ..store import Store
 from ..telemetry import Telemetry
@@ -35,19 +36,16 @@ class Health:
         A store that is not required may be away: then it is ``degraded``, and still to be sent requests.
         """
         store, provider = await asyncio.gather(_check(self._store.ping()), _check(self._provider.warm_up()))
-        self._telemetry.metrics.provider_up.set(provider == "ok")
         checks = {"store": store, "provider": provider, "draining": "yes" if self.draining else "no"}
         stored = store == "ok" or not self._require_store
         if self.draining or provider != "ok" or not stored:
             return answer(503, {"status": "not ready", "checks": checks})
         return answer(200, {"status": "ready" if store == "ok" else "degraded", "checks": checks})
 
-    async def metrics(self) -> web.Response:
-        """Prometheus' text format."""
-        metrics, age = self._telemetry.metrics, self._provider.keys.age
-        if age is not None:
-            metrics.jwks_age.set(age)
-        return web.Response(body=metrics.exposition(), headers={"Content-Type": "text/plain; version=0.0.4"})
+    async def metrics(self, accept: str) -> web.Response:
+        """What was counted, in the format that an Accept header wants."""
+        body, media_type = negotiated(self._telemetry.metrics.snapshot(), accept)
+        return web.Response(body=body, headers={"Content-Type": media_type})
 
 
 async def _check(work: Awaitable[None]) -> str:
