@@ -206,6 +206,7 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def is_trusted(address: str, trusted: Sequence[Network]) -> bool:
+    """Whether the address is in one of the networks."""
     if not trusted:
         return False
     parsed = _address(address.partition("%")[0])
