@@ -80,7 +80,8 @@ class RequestFault(ProxyError):
             "Request from another site",
             "This action can only be started from this site itself.",
             "Another site tried to act for the visitor; nothing happened. On a route with `cross_site: refuse`, "
-            "programs must send Origin, and other sites of yours go into `allowed_origins`.",
+            "programs must send Origin, and other sites of yours go into `allowed_origins`; where a WebSocket may come "
+            "from is `routes[].websocket`.",
         ),
         "request_timeout": Entry(
             408,
@@ -106,6 +107,12 @@ class RequestFault(ProxyError):
             "The browser sent more header data than is accepted. Clearing the cookies of this site usually helps.",
             "Often an application that sets many cookies. `http.limits.header_bytes` and `http.limits.headers` are the "
             "limits.",
+        ),
+        "websocket_version": Entry(
+            426,
+            "Another WebSocket version",
+            "Only version 13 of the WebSocket protocol is understood.",
+            "The program that opens the WebSocket is older than RFC 6455.",
         ),
         "expectation_failed": Entry(
             417,
@@ -253,7 +260,7 @@ class UpstreamFault(ProxyError):
             503,
             "Application busy",
             "The application is busy. Please try again in a moment.",
-            "`upstreams.*.max_connections` is the limit.",
+            "`upstreams.*.max_connections` and `upstreams.*.max_websockets` are the limits.",
         ),
     }
 

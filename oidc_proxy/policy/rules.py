@@ -14,6 +14,7 @@ from ..errors import RequestFault
 from ..messages import Reply
 from ..rewriting import Rewriting
 from ..values import Duration, Origin, Settings, canonical_host
+from ..websocket import WebSocketSettings
 
 _NOT_IN_RULES = re.compile(r"//|/\.\.?(?=/|\Z)|[%\\;?#*\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _METHOD = re.compile(r"[!#$%&'+.^_`|~0-9A-Z-]+")
@@ -135,6 +136,10 @@ class RouteSettings(Settings):
         (),
         description="Other origins whose pages may send what `cross_site: refuse` keeps out.",
         examples=[["https://www.example.com"]],
+    )
+
+    websocket: WebSocketSettings = Field(
+        WebSocketSettings(), description="Which pages may open WebSockets here, and how long one may be silent."
     )
 
     @field_validator("host")

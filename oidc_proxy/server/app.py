@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Callable
@@ -34,6 +35,8 @@ from .upstream import Servers, open_upstream
 
 SHUTDOWN_GRACE = 20.0
 """Seconds that requests under way may take to finish."""
+DRAIN_GRACE = 5.0
+"""Seconds that WebSockets may take to end once both sides were told."""
 
 
 class App:
@@ -99,6 +102,14 @@ class App:
             for name, settings in config.upstreams.items()
         }
         routes = policy.compile_routes(config.routes, [origin.host for origin in config.public_url])
+        self._forwarding = Forwarding(
+            routes.all,
+            self._upstreams,
+            HeaderFilter(config.identity.headers, cookies.own),
+            HeaderFilter(config.identity.headers, cookies.own, keep_authorization=True),
+            self._sessions,
+            self.telemetry,
+        )
         gateway = Gateway(
             routes=routes,
             sessions=self._sessions,
@@ -106,14 +117,7 @@ class App:
             logout=self._logout,
             account=account,
             cookies=cookies,
-            forwarding=Forwarding(
-                routes.all,
-                self._upstreams,
-                HeaderFilter(config.identity.headers, cookies.own),
-                HeaderFilter(config.identity.headers, cookies.own, keep_authorization=True),
-                self._sessions,
-                self.telemetry,
-            ),
+            forwarding=self._forwarding,
             public=config.public_url,
             listen=config.listen,
             endpoints=config.endpoints,
@@ -165,7 +169,7 @@ class App:
     async def close(self) -> None:
         """Stop accepting, finish what is under way, then let go of the backends, the provider and the store."""
         self.admin.health.draining = True
-        await self._public.close(SHUTDOWN_GRACE)
+        await asyncio.gather(self._public.close(SHUTDOWN_GRACE), self._forwarding.drain(DRAIN_GRACE))
         for upstream in self._upstreams.values():
             await upstream.close()
         await self._logout.close()

@@ -19,6 +19,7 @@ from .exchange import CLOSES, GOES_ON, Exchange, Written, ask_for_body
 from .sessions import Sessions
 from .streams import Stream
 from .telemetry import Telemetry
+from .upgrade import SWITCHES, Upgrades
 from .upstream import Backend, Body, NotConnected, UpstreamResponse, Waits
 
 
@@ -56,17 +57,23 @@ class Forwarding:
         }
         # What a client's requests tell the backend about the way that they came is the same for all of them.
         self._arrival = lru_cache(1024)(_arrival)
+        self._streams: set[Stream] = set()
+        self._draining = False
+        self._upgrades = Upgrades(sessions, headers, telemetry.metrics)
 
     async def forward(self, exchange: Exchange, head: RequestHead, route: Route, signed_in: SignedIn | None) -> Written:
         way = self._ways[route]
         target = head.target if way.rewriting is None else _rewritten(head, way.rewriting)
+        accept = self._upgrades.expected(exchange, head, route, signed_in, way.upstream)
         await ask_for_body(exchange, head)
         exchange.upstream = way.name
         headers = self._outbound(head, way, signed_in)
         body = _body(exchange.request)
         began = time.perf_counter()
         try:
-            response = await way.upstream.send(head.method.encode(), target.encode(), headers, body, way.waits)
+            response = await way.upstream.send(
+                head.method.encode(), target.encode(), headers, body, accept=accept, waits=way.waits
+            )
         except UpstreamFault as fault:
             self._count(exchange, began, fault.code)
             if isinstance(fault, NotConnected):
@@ -75,9 +82,21 @@ class Forwarding:
         exchange.upstream_status = response.status
         self._count(exchange, began, response.status)
         try:
+            if response.status == SWITCHES:
+                return await self._upgrades.join(exchange, route, signed_in, way.upstream, response)
             return await self._relay(exchange, head, route, way.addresses, response, signed_in)
         finally:
             response.abort()
+
+    async def drain(self, seconds: float) -> None:
+        """End what would go on for ever: event streams as they end by themselves, WebSockets with 1001.
+
+        Returns when the WebSockets are gone, or were broken off after so long. Whatever else is under way goes on.
+        """
+        self._draining = True
+        for stream in tuple(self._streams):
+            stream.drain()
+        await self._upgrades.drain(seconds)
 
     def _count(self, exchange: Exchange, began: float, code: str | int) -> None:
         """The backend's answer begins with this status, or there will be none, for the reason with this code."""
@@ -129,13 +148,13 @@ class Forwarding:
             if response.ended:  # the usual small answer, whole in one write
                 await exchange.write(start + frames.last(await response.read()))
                 return frames.connection
-            stream = Stream(response, exchange.abort)
-            with stream.held(self._sessions, signed_in):
+            stream = Stream(response, exchange)
+            with stream.held(self._sessions, signed_in, self._streams):
+                if self._draining:
+                    stream.drain()
                 await exchange.write(start)
                 while data := await stream.read():
                     await exchange.write(frames.piece(data))
-            if stream.over:
-                exchange.reason = "session_ended"
             if stream.over and not stream.ends_cleanly:
                 return exchange.abort()
             await exchange.write(frames.last(b""))

@@ -6,11 +6,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from aiohttp import http_parser, web, web_protocol
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import RawRequestMessage
+from aiohttp.http import HttpVersion11, RawRequestMessage
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
@@ -48,7 +48,25 @@ class Owner(Protocol):
     server: web.Server
 
     def admit(self, connection: FrontProtocol) -> bool: ...
-    def forget(self, connection: FrontProtocol) -> None: ...
+    def succeed(self, connection: FrontProtocol, heir: Reviewed) -> None: ...
+    def forget(self, connection: Reviewed) -> None: ...
+
+
+class Reviewed(Protocol):
+    """What is called again and again to see what takes too long."""
+
+    def review(self, now: float) -> None: ...
+
+
+class Left(NamedTuple):
+    """A connection on which no HTTP is spoken any more."""
+
+    transport: asyncio.Transport
+    arrived: bytes
+    """What has come behind the last request."""
+    write_timeout: float
+    forget: Callable[[Reviewed], None]
+    """To be called with the heir once the connection is gone."""
 
 
 class ClientRequest(web.BaseRequest):
@@ -58,6 +76,27 @@ class ClientRequest(web.BaseRequest):
     def keep_alive(self) -> bool:
         """Not after an upgrade that was asked for: aiohttp drops what has arrived behind it, or half of that."""
         return super().keep_alive and not self._message.upgrade
+
+    @property
+    def offers_websocket(self) -> bool:
+        """Whether the client offers to speak WebSocket instead, and what follows is not read as HTTP.
+
+        In HTTP/1.0 there is no such offer (RFC 9110 §7.8).
+        """
+        message = self._message
+        if not message.upgrade or message.version != HttpVersion11 or not self._protocol._upgraded:
+            return False
+        return [value.lower() for value in message.headers.getall("Upgrade")] == ["websocket"]
+
+    def leave(self, heir: Reviewed) -> Left:
+        """Give the connection away: whoever gets it sets its protocol. ``heir`` takes the place among the connections.
+
+        ConnectionError if the client is gone.
+        """
+        protocol = self._protocol
+        if not isinstance(protocol, FrontProtocol):
+            raise TypeError("not one of our connections")
+        return protocol.leave(heir)
 
 
 def client_request(
@@ -182,6 +221,19 @@ class FrontProtocol(web.RequestHandler):
         super().connection_lost(exc)
         self._wire = self._body = None
 
+    def leave(self, heir: Reviewed) -> Left:
+        """See ``ClientRequest.leave``. aiohttp is told that the connection is lost, and lets go of everything."""
+        wire, owner = self._wire, self._owner
+        if wire is None:
+            raise ConnectionResetError("the client is gone")
+        arrived = self._message_tail + self._held
+        owner.succeed(self, heir)
+        self.transport = self._wire = self._body = None
+        self._task_handler = None  # is answering the request just now, and would be cancelled
+        self._current_request = None
+        super().connection_lost(None)
+        return Left(wire, arrived, float(self._timeouts.write), owner.forget)
+
     # ── what arrives ──
 
     def data_received(self, data: bytes) -> None:
@@ -192,6 +244,9 @@ class FrontProtocol(web.RequestHandler):
         """
         data, self._held = self._held + data if self._held else data, b""
         while not self._deaf:
+            if self._upgraded:
+                super().data_received(data)  # keeps it: whether it is HTTP depends on what the backend answers
+                return
             if data and len(self._messages) >= self._max_msg_queue_size:
                 self._held = data  # aiohttp has paused reading, and calls again when it has answered some
                 return

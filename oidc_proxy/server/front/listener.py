@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from oidc_proxy.server.front.connection import FrontProtocol, Witness, client_request
+from oidc_proxy.server.front.connection import FrontProtocol, Reviewed, Witness, client_request
 from oidc_proxy.server.front.settings import HttpSettings
 from oidc_proxy.values import Instant
 
@@ -33,7 +33,7 @@ class Listener:
         self._host, _, port = address.rpartition(":")
         self._wanted_port = int(port)
         self._listening: asyncio.Server | None = None
-        self._connections: set[FrontProtocol] = set()
+        self._connections: set[Reviewed] = set()
         self._watch: asyncio.TimerHandle | None = None
         timeouts = settings.timeouts
         shortest = min(timeouts.header, timeouts.body, timeouts.write, timeouts.keep_alive)
@@ -67,7 +67,10 @@ class Listener:
         return int(listening.getsockname()[1])
 
     async def close(self, grace: float) -> None:
-        """Stop accepting, let requests under way finish for ``grace`` seconds, then close every connection."""
+        """Stop accepting, let requests under way finish for ``grace`` seconds, then close every connection.
+
+        Those that were given away are for their heirs to end.
+        """
         if self._listening is not None:
             self._listening.close()
         self.server.pre_shutdown()  # closes those that wait for a request; shutdown would wait for them, too
@@ -87,7 +90,12 @@ class Listener:
             self._watch = asyncio.get_running_loop().call_later(self._tick, self._look)
         return True
 
-    def forget(self, connection: FrontProtocol) -> None:
+    def succeed(self, connection: FrontProtocol, heir: Reviewed) -> None:
+        """The connection lives on in the heir, which is reviewed in its place and counts as it did."""
+        self._connections.discard(connection)
+        self._connections.add(heir)
+
+    def forget(self, connection: Reviewed) -> None:
         self._connections.discard(connection)
 
     def _look(self) -> None:

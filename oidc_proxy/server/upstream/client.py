@@ -16,6 +16,8 @@ from oidc_proxy.server.upstream.settings import Address, UpstreamSettings, Waits
 _REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
 """Safe methods (RFC 9110 §9.2.1): the backend may see them twice."""
 
+_OFFER = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
+
 
 class NotConnected(UpstreamFault):
     """No connection could be opened, so that nothing of the request has been sent: another server may have it.
@@ -62,6 +64,8 @@ class Upstream:
         target: bytes,
         headers: Sequence[tuple[bytes, bytes]],
         body: Body | None = None,
+        *,
+        accept: bytes | None = None,
         waits: Waits | None = None,
     ) -> UpstreamResponse:
         """Send a request; returns when the head of the response is here, which may be before the body is sent.
@@ -71,11 +75,15 @@ class Upstream:
         A request without body and with a safe method is sent a second time, on a new connection, when the backend
         closed the idle one that it went out on (RFC 9112 §9.3.1). Cancelling closes the connection.
 
-        ``waits`` is how long this exchange may take, where it is not ``timeouts`` of the settings.
+        With ``accept``, the request offers to speak WebSocket, and may be answered by 101 with that very
+        Sec-WebSocket-Accept; the response's ``leave`` gives the connection then. ``waits`` is how long this exchange
+        may take, where it is not ``timeouts`` of the settings.
 
         Raises UpstreamFault: upstream_unreachable, upstream_saturated, upstream_timeout, upstream_invalid_response;
         and ValueError for what must not be written into a request.
         """
+        if accept is not None:
+            headers = (*headers, *_OFFER)
         head = request_head(method, target, headers, body)
         loop = self._loop or self._start()
         connection = self._pool.take(loop.time())
@@ -83,7 +91,7 @@ class Upstream:
             connection = await self._ready(connection)
         repeatable = body is None and method in _REPEATABLE
         while True:
-            answer = connection.begin(head, method, body, waits or self.waits)
+            answer = connection.begin(head, method, body, waits or self.waits, accept)
             try:
                 return await answer
             except asyncio.CancelledError:

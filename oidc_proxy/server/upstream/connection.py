@@ -16,7 +16,7 @@ from typing import Protocol
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from oidc_proxy.errors import RequestFault, UpstreamFault
-from oidc_proxy.server.upstream.framing import Body, invalid, response_framing
+from oidc_proxy.server.upstream.framing import Body, check_switch, invalid, response_framing
 from oidc_proxy.server.upstream.settings import UpstreamTimeouts, Waits
 
 HEAD_LIMIT = 64 * 1024
@@ -118,15 +118,36 @@ class UpstreamResponse:
             self._connection.fail(invalid("the response was abandoned"))
         self._chunks.clear()
 
+    def leave(self) -> tuple[asyncio.Transport, bytes]:
+        """After status 101: the connection, which serves no requests any more, and what has come behind the head.
+
+        It is not being read from: set its protocol, and resume. Raises UpstreamFault if the backend is gone already.
+        """
+        connection, self._connection = self._connection, None
+        if connection is None:
+            raise self._fault or invalid("the response was abandoned")
+        return connection.leave()
+
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+class _Beyond:
+    """In the place of a parser: keeps what comes after the last HTTP of a connection."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def feed_data(self, data: bytes) -> None:
+        self.data += data
 
 
 class Connection(asyncio.Protocol):
     """One exchange at a time: ``begin`` writes the request and gives the future response."""
 
     __slots__ = (
+        "_accept",
         "_answer",
         "_broken",
         "_close_delimited",
@@ -253,10 +274,13 @@ class Connection(asyncio.Protocol):
 
     # ── sending ──
 
-    def begin(self, head: bytes, method: bytes, body: Body | None, waits: Waits) -> asyncio.Future[UpstreamResponse]:
+    def begin(
+        self, head: bytes, method: bytes, body: Body | None, waits: Waits, accept: bytes | None = None
+    ) -> asyncio.Future[UpstreamResponse]:
         """Write the request; the result is the response as soon as its head has arrived. Only on an idle connection."""
         self._waits = waits
         self._answer = answer = self._loop.create_future()
+        self._accept = accept
         self._head_only = method == b"HEAD"
         self._head_size = self._interims = self._silent = 0
         self._headers: list[tuple[bytes, bytes]] = []
@@ -348,7 +372,7 @@ class Connection(asyncio.Protocol):
         if self.closed:
             return
         if self._complete:
-            self._finish(response)
+            self._finish(response) if response.status != 101 else self._stand_still()
         elif response._queued > QUEUE_LIMIT and not self._paused:
             self._paused = True
             self._transport.pause_reading()
@@ -386,7 +410,9 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
-            if self._complete:
+            if self._response is not None and self._response.status == 101:
+                self._parser = _Beyond(data[error.args[0] :])  # type: ignore[assignment]
+            elif self._complete:
                 self._broken = True  # the response is whole; what follows it is not our business
             elif isinstance(error, HttpParserCallbackError) and isinstance(error.__context__, Exception):
                 self.fail(error.__context__)  # raised by one of the methods below
@@ -423,6 +449,20 @@ class Connection(asyncio.Protocol):
         self._used = True
         self.deadline = self._loop.time() + self._keep_alive
         self._owner.free(self)
+
+    def _stand_still(self) -> None:
+        """Wait for whoever takes the connection after status 101."""
+        self.deadline = math.inf
+        self._transport.pause_reading()
+
+    def leave(self) -> tuple[asyncio.Transport, bytes]:
+        """See ``UpstreamResponse.leave``: the place in the pool is free."""
+        self.closed = True
+        beyond: _Beyond = self._parser  # type: ignore[assignment]
+        del self._parser
+        self._response = None
+        self._owner.gone(self)
+        return self._transport, beyond.data
 
     # ── called by llhttp ──
 
@@ -461,7 +501,8 @@ class Connection(asyncio.Protocol):
         bodiless = self._head_only or status in {204, 304}
         if status == 204 and (length or chunked):
             raise invalid("status 204 with a body")
-        self._keep = self._parser.should_keep_alive()
+        # A backend to which an upgrade was offered may be of two minds about what comes next on the connection.
+        self._keep = self._accept is None and self._parser.should_keep_alive()
         self._complete = self._head_only
         self._close_delimited = length is None and not chunked and not bodiless
         reason = self._reason
@@ -475,10 +516,23 @@ class Connection(asyncio.Protocol):
         """1xx: dropped (RFC 9110 §15.2), but neither endless nor a switch of protocols that nobody asked for."""
         self._interims += 1
         if status == 101:
-            raise invalid("status 101 without an upgrade")
+            self._switch()
+            return
         if status < 100 or self._interims > INTERIM_LIMIT:
             raise invalid(f"status {status}" if status < 100 else f"more than {INTERIM_LIMIT} interim responses")
         self._headers, self._reason = [], b""
+
+    def _switch(self) -> None:
+        """101: the last HTTP on this connection."""
+        if self._accept is None:
+            raise invalid("status 101 without an upgrade")
+        check_switch(self._headers, self._accept)
+        answer = self._answer
+        if answer is None or answer.done():
+            raise invalid("the response was abandoned")
+        response = UpstreamResponse(self, 101, b"Switching Protocols", tuple(self._headers), None, False, True)
+        self._response, self._answer = response, None
+        answer.set_result(response)
 
     def on_body(self, body: bytes) -> None:
         response = self._response

@@ -64,6 +64,8 @@ class Servers:
         target: bytes,
         headers: Sequence[tuple[bytes, bytes]],
         body: Body | None = None,
+        *,
+        accept: bytes | None = None,
         waits: Waits | None = None,
     ) -> UpstreamResponse:
         """As ``Upstream.send``. What finds no connection at one server goes to the next, whatever it is: nothing of it
@@ -74,7 +76,7 @@ class Servers:
             if server.failures >= self.settings.health.failures:  # one request tries it; the others go elsewhere
                 server.back_at = now + self.settings.health.pause
             try:
-                response = await server.upstream.send(method, target, headers, body, waits)
+                response = await server.upstream.send(method, target, headers, body, accept=accept, waits=waits)
             except NotConnected as error:
                 self._failed(server, error, self.settings.health.failures)
                 fault = error

@@ -183,6 +183,12 @@ class UpstreamSettings(Settings):
     max_connections: int = Field(
         256, ge=1, le=65535, description="Most connections that one worker holds to each server at a time."
     )
+    max_websockets: int = Field(
+        8000,
+        ge=0,
+        description="Most WebSockets that one worker holds to this backend at a time, each on a connection of its own "
+        "that is not one of `max_connections`; those beyond are answered with 503.",
+    )
     host_header: Literal["public", "upstream"] = Field(
         "public", description="Which host the backend sees in Host: the one that the visitor used, or that of `url`."
     )
