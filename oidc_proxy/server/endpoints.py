@@ -75,22 +75,6 @@ def check_same_site(head: RequestHead) -> None:
         raise RequestFault("cross_site", f"a {head.method} to {head.path} did not come from our own pages")
 
 
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Methods that change nothing (RFC 9110 §9.2.1)."""
-
-
-def check_same_origin(head: RequestHead) -> None:
-    """A request to the backend that may change something must come from its own pages, or from the user alone.
-
-    Unlike our own pages, the backend's may forbid referrers, which makes their Origin ``null`` (Fetch §3.2).
-    """
-    if head.method in SAFE_METHODS:
-        return
-    site, origin = head.headers.get("Sec-Fetch-Site"), head.headers.get("Origin")
-    if site not in {"same-origin", "none"} if site is not None else origin != str(head.origin):
-        raise RequestFault("cross_site", f"a {head.method} that did not come from a page of this origin")
-
-
 def own_click(head: RequestHead) -> bool:
     """Whether a GET is somebody following a link on our own site, and no image or frame that only looks like it."""
     fetch = [head.headers.get(f"Sec-Fetch-{name}") for name in ("Site", "Mode", "Dest", "User")]

@@ -27,12 +27,13 @@ from ..messages import (
     is_trusted,
     request_id,
     split_target,
+    trace_id,
 )
 from ..policy import Allow, Anybody, Nobody, Refuse, Route, Routes, SignIn, Verdict
 from ..values import Instant, Origin
 from .account import Account
 from .archive import SignedIn
-from .endpoints import Endpoint, Fields, check_same_origin, formless, read_form
+from .endpoints import Endpoint, Fields, formless, read_form
 from .exchange import CLOSES, GOES_ON, Exchange, ask_for_body
 from .forwarding import Forwarding
 from .front import ClientRequest
@@ -183,6 +184,8 @@ class Gateway:
         route, signed_in, verdict = await self._admit(exchange, head)
         match verdict:
             case Allow():
+                if route.reply is not None:
+                    return await self._reply(exchange, route.reply)
                 return await self._forwarding.forward(exchange, head, route, signed_in)
             case SignIn():
                 if is_navigation(head):
@@ -195,6 +198,8 @@ class Gateway:
         """Which route, who asks, what follows: the one guard, whatever door it stands at."""
         route = policy.match(self._routes, host=head.origin.host, path=head.path, method=head.method)
         exchange.route = route.name
+        if route.senders is not None:
+            route.senders.check(head.method, head.origin, head.headers)
         signed_in = await self._who(route, head)
         identity = signed_in.identity if signed_in is not None else None
         if identity is not None:
@@ -203,8 +208,6 @@ class Gateway:
         verdict = policy.decide(route, identity)
         match verdict:
             case Allow():
-                if route.settings.same_site_only:
-                    check_same_origin(head)
                 exchange.decision = "allow"
             case SignIn():
                 exchange.decision = "login"
@@ -302,6 +305,7 @@ class Gateway:
             self._telemetry.access(
                 Access(
                     request_id=exchange.request_id,
+                    trace_id=trace_id(head) if head else None,
                     client_ip=head.client if head else exchange.peer,
                     method=request.method,
                     host=head.origin.authority if head else None,

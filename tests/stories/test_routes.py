@@ -218,47 +218,6 @@ async def test_pa20_br3_a_preflight_opens_nothing(origin: str) -> None:
         assert backend.connections == 0
 
 
-ORIGIN = "Origin: {}"
-
-
-@pytest.mark.parametrize(
-    ("fields", "status"),
-    [
-        ([ORIGIN], 200),
-        ([ORIGIN, "Sec-Fetch-Site: same-origin"], 200),
-        (["Origin: null", "Sec-Fetch-Site: same-origin"], 200),
-        (["Sec-Fetch-Site: none"], 200),
-        ([ORIGIN, "Sec-Fetch-Site: same-site"], 403),
-        ([ORIGIN, "Sec-Fetch-Site: cross-site"], 403),
-        ([ORIGIN, "Sec-Fetch-Site: "], 403),
-        ([ORIGIN, "Sec-Fetch-Site: SAME-ORIGIN"], 403),
-        (["Origin: https://evil.test"], 403),
-        (["Origin: {}.evil.test"], 403),
-        (["Origin: null"], 403),
-        (["Referer: {}/"], 403),
-        ([], 403),
-    ],
-)
-async def test_br4_f179_only_pages_of_this_origin_change_something(fields: list[str], status: int) -> None:
-    routes = [{"path": "/guarded/", "same_site_only": True}, {"path": "/"}]
-    async with world_with({"routes": routes}) as (world, backend), world.browser() as ann:
-        await ann.sign_in(f"{world.url}/x", "ann", "ann")
-        cookie = ann.cookies.header(world.url)
-        backend.seen.clear()
-        given = [field.replace("{}", world.url) for field in fields]
-        for method in ("POST", "PUT", "PATCH", "DELETE", "MKCOL"):
-            response = await ask(world.url, message(world.url, f"{method} /guarded/x", *given, cookie=cookie))
-            assert response.status == status, method
-            assert (b'"cross_site"' in response.body) is (status == 403)
-            assert (await ask(world.url, message(world.url, f"{method} /x", *given, cookie=cookie))).status == 200
-        assert len(backend.seen) == (10 if status == 200 else 5)
-        for method in ("GET", "HEAD", "OPTIONS"):
-            data = message(world.url, f"{method} /guarded/x", *given, cookie=cookie)
-            assert (await ask(world.url, data, method)).status == 200
-        stranger = await ask(world.url, message(world.url, "POST /guarded/x", *given))
-        assert stranger.status == 401, "whoever is not signed in learns no more than that"
-
-
 @pytest.mark.parametrize(
     "fields",
     [
