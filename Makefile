@@ -10,7 +10,7 @@ LOCK := CUSTOM_COMPILE_COMMAND="make lock" pip-compile --quiet --generate-hashes
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --upgrade
 DEVELOPMENT := import tomllib; groups = tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]; \
 	print(*groups["test"], *groups["check"], sep="\n")
-PURE := values errors messages tokens oidc identity sessions websocket policy pages
+PURE := values errors messages rewriting tokens oidc identity sessions websocket policy pages
 INTO := .
 
 .PHONY: help install demo test bench coverage check docs lock

@@ -14,14 +14,15 @@ The floors. A module imports from floors below it, and within a floor only along
     3  server.front, server.provider, server.store, server.cache, server.upstream, server.pipe,
        server.telemetry -> server.metrics, server.outlet
     2  sessions -> oidc -> tokens; identity -> tokens; policy -> websocket; pages      what follows from what is known
-    1  messages                                              HTTP as values
+    1  messages, rewriting                                   HTTP as values
     0  errors, values                                        what can go wrong, and small words
 
 The life of a request: ``server.front`` parses it, ``server.gateway`` reads its head (``messages``), finds the route
 (``policy``) and the session (``server.sessions``), decides (``policy``), and passes it on (``server.forwarding``, by
-``server.upstream``) with the headers that say who the user is (``identity``); a WebSocket (``websocket``) becomes two
-connections joined (``server.upgrade``, ``server.pipe``). Without a session, ``server.login`` sends the browser to the
-provider (``oidc``), and takes it back with a code that becomes verified claims (``tokens``) and a session.
+``server.upstream``) with the headers that say who the user is (``identity``), under the path that the backend knows
+(``rewriting``); a WebSocket (``websocket``) becomes two connections joined (``server.upgrade``, ``server.pipe``).
+Without a session, ``server.login`` sends the browser to the provider (``oidc``), and takes it back with a code that
+becomes verified claims (``tokens``) and a session.
 
 The life of a session: ``server.archive`` seals it into the store (``server.store``), ``server.cache`` keeps what was
 read until the store announces a change, ``server.refresh`` renews its tokens, and ``server.logout`` ends it, for its

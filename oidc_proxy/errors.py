@@ -79,8 +79,9 @@ class RequestFault(ProxyError):
             403,
             "Request from another site",
             "This action can only be started from this site itself.",
-            "Another site tried to act for the visitor; nothing happened. Where a WebSocket may come from is "
-            "`routes[].websocket`.",
+            "Another site tried to act for the visitor; nothing happened. On a route with `cross_site: refuse`, "
+            "programs must send Origin, and other sites of yours go into `allowed_origins`; where a WebSocket may come "
+            "from is `routes[].websocket`.",
         ),
         "request_timeout": Entry(
             408,
@@ -241,7 +242,7 @@ class UpstreamFault(ProxyError):
             502,
             "Application unavailable",
             "The application cannot be reached at the moment.",
-            "Check the upstream's address.",
+            "Check the upstream's address; the log line says what became of the connection.",
         ),
         "upstream_invalid_response": Entry(
             502,

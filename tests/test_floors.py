@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent / "oidc_proxy"
 
 FLOORS = (
     {"", "values", "errors"},
-    {"messages"},
+    {"messages", "rewriting"},
     {"tokens", "oidc", "identity", "sessions", "websocket", "policy", "forward_auth", "pages"},
     {
         "server",

@@ -183,6 +183,8 @@ class Gateway:
         route, signed_in, verdict = await self._admit(exchange, head)
         match verdict:
             case Allow():
+                if route.reply is not None:
+                    return await self._reply(exchange, route.reply)
                 return await self._forwarding.forward(exchange, head, route, signed_in)
             case SignIn():
                 if is_navigation(head):
@@ -195,6 +197,8 @@ class Gateway:
         """Which route, who asks, what follows: the one guard, whatever door it stands at."""
         route = policy.match(self._routes, host=head.origin.host, path=head.path, method=head.method)
         exchange.route = route.name
+        if route.senders is not None:
+            route.senders.check(head.method, head.origin, head.headers)
         signed_in = await self._who(route, head)
         identity = signed_in.identity if signed_in is not None else None
         if identity is not None:

@@ -208,6 +208,14 @@ class Telemetry:
             self._turned_away = now
             self.message("warning", "connections.full", reason="http.limits.connections is reached")
 
+    def upstream(self, name: str, server: str, up: bool, why: str) -> None:
+        """A server of several gets requests from now on, or none; why not is for the log."""
+        self.metrics.servers_up[name, server] = float(up)
+        if up:
+            self.message("info", "upstream.server_up", upstream=name, server=server)
+        else:
+            self.message("warning", "upstream.server_down", upstream=name, server=server, reason=why)
+
     def _measure_lag(self, due: float) -> None:
         self.metrics.loop_lag.observe(max(0.0, time.perf_counter() - due))
         self.open()

@@ -15,7 +15,7 @@ from .exchange import CLOSES, Exchange, Written
 from .metrics import Metrics
 from .pipe import Pipe
 from .sessions import Sessions
-from .upstream import Upstream, UpstreamResponse
+from .upstream import Backend, UpstreamResponse
 
 SWITCHES = 101
 
@@ -25,7 +25,7 @@ class Upgrades:
 
     def __init__(self, sessions: Sessions, headers: HeaderFilter, metrics: Metrics) -> None:
         self._sessions, self._headers, self._metrics = sessions, headers, metrics
-        self._open: dict[Upstream, set[WebSocket]] = {}
+        self._open: dict[Backend, set[WebSocket]] = {}
         self._draining = False
         self._none_open = asyncio.Event()
 
@@ -34,7 +34,7 @@ class Upgrades:
         return sum(map(len, self._open.values()))
 
     def expected(
-        self, exchange: Exchange, head: RequestHead, route: Route, signed_in: SignedIn | None, upstream: Upstream
+        self, exchange: Exchange, head: RequestHead, route: Route, signed_in: SignedIn | None, upstream: Backend
     ) -> bytes | None:
         """What the backend must answer with if this request offers to speak WebSocket; None if it does not.
 
@@ -52,7 +52,7 @@ class Upgrades:
         exchange: Exchange,
         route: Route,
         signed_in: SignedIn | None,
-        upstream: Upstream,
+        upstream: Backend,
         response: UpstreamResponse,
     ) -> Written:
         """Pass on the backend's 101, and join both connections. The request ends here; the exchange goes on."""

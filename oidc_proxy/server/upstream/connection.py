@@ -17,7 +17,7 @@ from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrad
 
 from oidc_proxy.errors import RequestFault, UpstreamFault
 from oidc_proxy.server.upstream.framing import Body, check_switch, invalid, response_framing
-from oidc_proxy.server.upstream.settings import UpstreamTimeouts
+from oidc_proxy.server.upstream.settings import UpstreamTimeouts, Waits
 
 HEAD_LIMIT = 64 * 1024
 """Most bytes of a response's head, its interim responses included, and of its trailers."""
@@ -156,7 +156,6 @@ class Connection(asyncio.Protocol):
         "_head_size",
         "_headers",
         "_held",
-        "_idle",
         "_interims",
         "_keep",
         "_keep_alive",
@@ -166,12 +165,12 @@ class Connection(asyncio.Protocol):
         "_paused",
         "_reason",
         "_response",
-        "_response_time",
         "_sender",
         "_sent",
         "_silent",
         "_transport",
         "_used",
+        "_waits",
         "_writable",
         "closed",
         "deadline",
@@ -186,8 +185,6 @@ class Connection(asyncio.Protocol):
         """Loop time at which what the connection waits for has taken too long; an idle one has then served its time."""
         self._owner = owner
         self._loop = loop
-        self._response_time = float(timeouts.response) or math.inf
-        self._idle = float(timeouts.idle) or math.inf
         self._keep_alive = float(timeouts.keep_alive)
         self._transport: asyncio.Transport
         self._parser = HttpResponseParser(self)
@@ -243,7 +240,7 @@ class Connection(asyncio.Protocol):
         if self._answer is None and self._response is None:
             self.close()
         elif self._paused:  # the backend may be waiting for our reader
-            self.deadline = self._loop.time() + self._response_time
+            self.deadline = self._loop.time() + self._waits.response
         elif not self._sent:
             self.fail(UpstreamFault("upstream_timeout", "the backend did not take the request body in time"))
         elif self._response is None:
@@ -278,9 +275,10 @@ class Connection(asyncio.Protocol):
     # ── sending ──
 
     def begin(
-        self, head: bytes, method: bytes, body: Body | None, accept: bytes | None = None
+        self, head: bytes, method: bytes, body: Body | None, waits: Waits, accept: bytes | None = None
     ) -> asyncio.Future[UpstreamResponse]:
         """Write the request; the result is the response as soon as its head has arrived. Only on an idle connection."""
+        self._waits = waits
         self._answer = answer = self._loop.create_future()
         self._accept = accept
         self._head_only = method == b"HEAD"
@@ -291,7 +289,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(head)
         if body is None or body[1] == 0:
             self._sent = True
-            self.deadline = self._loop.time() + self._response_time
+            self.deadline = self._loop.time() + self._waits.response
         else:
             self._sent = False
             self.deadline = math.inf
@@ -336,7 +334,7 @@ class Connection(asyncio.Protocol):
         raise RequestFault("bad_request", "the request body is shorter than announced")
 
     async def _drain(self, writable: asyncio.Future[None]) -> None:
-        self.deadline = self._loop.time() + self._response_time
+        self.deadline = self._loop.time() + self._waits.response
         await writable
         self.deadline = math.inf  # from here it is the client who is waited for
 
@@ -425,7 +423,7 @@ class Connection(asyncio.Protocol):
         """Start the clock for what is expected of the backend now."""
         if not self._sent or self._paused:
             return
-        self.deadline = self._loop.time() + (self._response_time if self._response is None else self._idle)
+        self.deadline = self._loop.time() + (self._waits.response if self._response is None else self._waits.idle)
 
     def resume(self) -> None:
         """The reader has taken what was queued."""

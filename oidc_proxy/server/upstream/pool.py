@@ -22,6 +22,11 @@ class Pool:
         self._idle: list[Connection] = []
         self._waiters: deque[asyncio.Future[Connection]] = deque()
 
+    @property
+    def busy(self) -> int:
+        """How many are neither idle nor gone."""
+        return len(self.connections) - len(self._idle)
+
     def take(self, now: float) -> Connection | None:
         """An idle connection, or a fresh one if there is a place for it."""
         while self._idle:
