@@ -75,7 +75,7 @@ class Upgrades:
         socket.forget = (client.forget, self._open[upstream].discard)
         if signed_in is not None:
             socket.record_id = signed_in.ticket.record_id
-            self._sessions.hold(signed_in.ticket, socket.session_ended)
+            self._sessions.hold(signed_in, route, socket.let_go)
         exchange.lasts = True
         socket.join((client.transport, client.arrived), backend, client.write_timeout)
         if self._draining:
@@ -104,7 +104,7 @@ class Upgrades:
     def gone(self, socket: WebSocket) -> None:
         """Both connections of it are."""
         if socket.record_id:
-            self._sessions.release(socket.record_id, socket.session_ended)
+            self._sessions.release(socket.record_id, socket.let_go)
         self._metrics.websockets = len(self)
         if not len(self):
             self._none_open.set()
@@ -121,8 +121,9 @@ class WebSocket(Pipe):
         self.record_id = ""
         self.forget: tuple[Callable[[WebSocket], None], ...] = ()
 
-    def session_ended(self) -> None:
-        self._close(POLICY_VIOLATION, "session ended", "session_ended")
+    def let_go(self, reason: str) -> None:
+        """Its session has ended, or its user may no longer be here."""
+        self._close(POLICY_VIOLATION, reason.replace("_", " "), reason)
 
     def drained(self) -> None:
         self._close(GOING_AWAY, "shutting down", "shutdown")

@@ -8,6 +8,7 @@ import hashlib
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -325,6 +326,26 @@ async def test_f264_a_session_that_expires_and_one_that_lives_on() -> None:
         await second.send_str("still")
         assert await second.receive_str(timeout=1) == "still"
         await second.close()
+
+
+async def test_f264_who_loses_the_group_that_a_route_asks_for_loses_what_is_open_there() -> None:
+    routes = [{"path": "/ops/", "groups": ["/staff/ops"]}]
+    async with running_world({"routes": routes}) as world, world.browser() as browser:
+        await browser.sign_in(f"{world.url}/x", "ann", "ann")
+        ops, other = await browser.websocket(f"{world.url}/ops/ws"), await browser.websocket(f"{world.url}/ws")
+        await browser.post(f"{world.url}/oauth2/refresh", {}, Origin=world.url)
+        await asyncio.sleep(1.2)  # longer than it takes to look
+        await ops.send_str("still in the group")
+        assert await ops.receive_str(timeout=1) == "still in the group"
+        world.provider.users["ann"] = replace(world.provider.users["ann"], groups=("/staff/sales",))
+        await browser.post(f"{world.url}/oauth2/refresh", {}, Origin=world.url)
+        seen = await ops.receive(timeout=1.5)
+        assert (seen.type, seen.data, seen.extra) == (WSMsgType.CLOSE, 1008, "access denied")
+        await eventually(lambda: world.lines(type="access", status=101, reason="access_denied"))
+        await other.send_str("here it does not matter")
+        assert await other.receive_str(timeout=1) == "here it does not matter"
+        await other.close()
+        await nothing_left(world)
 
 
 async def test_f264_in_the_middle_of_a_frame_there_is_no_place_for_another() -> None:
