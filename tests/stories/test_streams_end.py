@@ -183,7 +183,11 @@ async def test_f264_the_end_reaches_the_streams_of_another_replica(redis_server:
         async with running_app(beside, world.clock), world.browser() as ann:
             await ann.sign_in(f"{world.url}/echo", "ann", "ann")
             headers = {"Cookie": ann.cookies.header(world.url), "Host": world.url.removeprefix("http://")}
-            async with ann.http.get(f"http://127.0.0.1:{port}{EVENTS}", headers=headers) as stream:
+            there = f"http://127.0.0.1:{port}"
+            socket = await ann.http.ws_connect(f"{there}/ws", headers={**headers, "Origin": world.url})
+            async with ann.http.get(f"{there}{EVENTS}", headers=headers) as stream:
                 assert await flows(stream)
                 await sign_out(world, ann)
                 await rest(stream)
+                seen = await socket.receive(timeout=SOON)
+                assert (seen.data, seen.extra) == (1008, "session ended")
