@@ -219,6 +219,16 @@ def request_id(offered: str | None, fresh: str) -> str:
     return offered if offered is not None and _REQUEST_ID.fullmatch(offered) else fresh
 
 
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def trace_id(head: RequestHead) -> str | None:
+    """The id of the trace that the request goes on in (W3C Trace Context §3.2.2); None if there is none."""
+    given = head.headers.getall("traceparent", ()) if head.traced else ()
+    match = _TRACEPARENT.fullmatch(given[0]) if len(given) == 1 else None
+    return match[1] if match else None
+
+
 def is_navigation(head: RequestHead) -> bool:
     """Whether a person is looking at the answer, so that a redirect to a sign-in page helps.
 
