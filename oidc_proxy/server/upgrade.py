@@ -9,7 +9,7 @@ from collections.abc import Callable
 from ..errors import UpstreamFault
 from ..messages import HeaderFilter, RequestHead
 from ..policy import Route
-from ..websocket import GOING_AWAY, POLICY_VIOLATION, accepted
+from ..websocket import GOING_AWAY, POLICY_VIOLATION, TOO_BIG, WebSocketSettings, accepted
 from .archive import SignedIn
 from .exchange import CLOSES, Exchange, Written
 from .metrics import Metrics
@@ -63,7 +63,7 @@ class Upgrades:
             b"HTTP/1.1 101 Switching Protocols\r\n" + b"".join(b"%b: %b\r\n" % line for line in lines) + b"\r\n"
         )
         backend = response.leave()
-        socket = WebSocket(self, exchange, float(route.settings.websocket.idle_timeout))
+        socket = WebSocket(self, exchange, route.settings.websocket)
         try:
             client = exchange.request.leave(socket)
         except ConnectionError:
@@ -115,8 +115,8 @@ class WebSocket(Pipe):
 
     __slots__ = ("_exchange", "_upgrades", "forget", "record_id")
 
-    def __init__(self, upgrades: Upgrades, exchange: Exchange, idle_timeout: float) -> None:
-        super().__init__(idle_timeout)
+    def __init__(self, upgrades: Upgrades, exchange: Exchange, settings: WebSocketSettings) -> None:
+        super().__init__(float(settings.idle_timeout), int(settings.max_message))
         self._upgrades, self._exchange = upgrades, exchange
         self.record_id = ""
         self.forget: tuple[Callable[[WebSocket], None], ...] = ()
@@ -130,6 +130,9 @@ class WebSocket(Pipe):
 
     def idle(self) -> None:
         self._close(GOING_AWAY, "idle", "idle_timeout")
+
+    def too_big(self) -> None:
+        self._close(TOO_BIG, "message too big", "message_too_big")
 
     def _close(self, code: int, words: str, reason: str) -> None:
         if not self.over:

@@ -412,6 +412,24 @@ async def test_a_silent_websocket_is_closed_and_pings_keep_it_open() -> None:
         await eventually(lambda: world.lines(type="access", status=101, reason="idle_timeout"))
 
 
+@pytest.mark.parametrize("sender", ["client", "backend"])
+async def test_br6_a_message_that_is_too_large_does_not_pass(sender: str) -> None:
+    routes = [{"path": "/public/", "auth": "none", "websocket": {"max_message": "100KiB"}}]
+    async with pair({"routes": routes}) as (world, client, backend):
+        one, other = (client, backend) if sender == "client" else (backend, client)
+        for _ in range(3):
+            await one.say(BINARY, b"x" * 100 * 1024)
+            assert len((await other.hear()).payload) == 100 * 1024
+        await one.raw(
+            framed(TEXT, b"before", masked=one.masks) + framed(BINARY, b"x" * (100 * 1024 + 1), masked=one.masks)
+        )
+        assert (await other.hear()).payload == b"before"
+        assert (await other.hear()).close == (1009, "message too big")
+        assert (await one.hear()).close == (1009, "message too big")
+        assert (await one.ended(), await other.ended()) == (b"", b"")
+        await eventually(lambda: world.lines(type="access", status=101, reason="message_too_big"), 4)
+
+
 async def test_a_client_that_is_gone_is_gone_for_the_backend() -> None:
     async with pair() as (world, client, backend):
         client.abort()
