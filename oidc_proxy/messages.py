@@ -25,22 +25,6 @@ RawHeaders: TypeAlias = Sequence[tuple[bytes, bytes]]
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-class ListenSettings(Settings):
-    """Where the gateway listens, and whose forwarded headers it believes."""
-
-    address: str = Field(
-        "127.0.0.1:4180",
-        description="Address and port that browsers (or the proxy in front) connect to.",
-        examples=["0.0.0.0:4180", "[::]:4180"],
-        pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^:\s]+):\d{1,5}$",
-    )
-    trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = Field(
-        (),
-        description="Networks of the proxies in front, whose X-Forwarded-For and X-Request-Id are believed.",
-        examples=[["10.0.0.0/8"]],
-    )
-
-
 class EndpointSettings(Settings):
     """Where the gateway's own endpoints are."""
 

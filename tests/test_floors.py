@@ -20,7 +20,10 @@ FLOORS = (
     {"", "values", "errors"},
     {"messages"},
     {"tokens", "oidc", "identity", "sessions", "policy", "forward_auth", "pages"},
-    {"server", *(f"server.{name}" for name in ("provider", "store", "cache", "upstream", "telemetry", "front"))},
+    {
+        "server",
+        *(f"server.{name}" for name in ("provider", "store", "cache", "upstream", "telemetry", "front", "files")),
+    },
     {
         *(f"server.{name}" for name in ("archive", "refresh", "sessions", "streams")),
         *(
@@ -29,7 +32,7 @@ FLOORS = (
         ),
         *(f"server.{name}" for name in ("gauges", "admin")),
     },
-    {"config", "server.app", "server.workers", "cli", "__main__"},
+    {"config", "server.doors", "server.app", "server.workers", "cli", "__main__"},
     {"demo"},
 )
 """What lives where, from the ground up; a module may import whatever is on a lower floor. "" is the package itself."""
@@ -52,6 +55,7 @@ SAME_FLOOR = {
     "sessions": {"identity", "oidc", "tokens"},  # a session holds what a sign-in brought
     "policy": {"sessions", "identity", "tokens"},
     "forward_auth": {"policy", "sessions", "identity", "tokens"},
+    "server.files": {"server.telemetry"},  # that a renewed file is no good must be heard
     # A session is looked for in memory, then in the store, and is renewed at the provider; each knows those before it.
     "server.refresh": {"server.archive"},
     "server.sessions": {"server.archive", "server.refresh"},
@@ -71,8 +75,9 @@ SAME_FLOOR = {
     # Health reads the floor below. Administration ends sessions through the same door as everybody, so that an end is
     # an end in every worker; and no order of awaits knows that there is a second listener.
     "server.admin": {"server.archive", "server.sessions"},
-    "server.app": {"config"},
-    "server.workers": {"config", "server.app"},
+    "server.doors": {"config"},
+    "server.app": {"config", "server.doors"},
+    "server.workers": {"config", "server.app", "server.doors"},
     "cli": {"config", "server.app", "server.workers"},
     "__main__": {"cli"},
 }

@@ -6,8 +6,6 @@ pass on what it was given and an HTTP library's header objects would change it.
 
 from __future__ import annotations
 
-import socket
-import struct
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -15,8 +13,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from ..errors import RequestFault
 from ..messages import RequestHead
-
-_RESET = struct.pack("ii", 1, 0)
+from .front.connection import reset
 
 
 class Written(web.StreamResponse):
@@ -61,8 +58,9 @@ class Exchange:
 
     @property
     def peer(self) -> str:
-        """The address at the other end of the connection."""
-        return self.request.remote or ""
+        """The address at the other end of the connection; this machine's own, if that is a Unix domain socket."""
+        remote = self.request.remote
+        return "127.0.0.1" if remote == "" else remote or ""
 
     @property
     def may_go_on(self) -> bool:
@@ -82,9 +80,7 @@ class Exchange:
         """Break the connection, so that the client sees that the answer is not whole."""
         transport = self.request.transport
         if transport is not None:
-            # With a reset: to HTTP/1.0 the mere end of the connection is the regular end of a body (RFC 9112 §6.3).
-            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            transport.abort()
+            reset(transport)
         return CLOSES
 
 

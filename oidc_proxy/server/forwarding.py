@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 from aiohttp import web
 
@@ -32,6 +33,8 @@ class Forwarding:
         self._upstreams, self._headers, self._sessions, self._telemetry = upstreams, headers, sessions, telemetry
         # What every request of an origin tells the backend about how the visitor reached us.
         self._arrival = {origin: _arrival_headers(origin) for origin in public}
+        self._streams: set[Stream] = set()
+        self._draining = False
 
     async def forward(self, exchange: Exchange, head: RequestHead, route: Route, signed_in: SignedIn | None) -> Written:
         upstream = self._upstreams[route.upstream or "default"]
@@ -44,6 +47,16 @@ class Forwarding:
             return await self._relay(exchange, route, response, signed_in)
         finally:
             response.abort()
+
+    def drain(self) -> None:
+        """End what would go on for ever otherwise: event streams, whose clients then connect to another server."""
+        self._draining = True
+        for stream in tuple(self._streams):
+            self._end_with_server(stream)
+
+    def _end_with_server(self, stream: Stream) -> None:
+        if stream.ends_cleanly:
+            stream.end("shutdown")
 
     def _outbound(
         self, exchange: Exchange, head: RequestHead, upstream: Upstream, signed_in: SignedIn | None
@@ -86,12 +99,11 @@ class Forwarding:
                 await exchange.write(start + frames.last(await response.read()))
                 return frames.connection
             stream = Stream(response, exchange.abort)
-            with stream.held(self._sessions, signed_in):
+            with self._counted(stream), stream.held(self._sessions, signed_in):
                 await exchange.write(start)
                 while data := await stream.read():
                     await exchange.write(frames.piece(data))
-            if stream.over:
-                exchange.reason = "session_ended"
+            exchange.reason = stream.over or exchange.reason
             if stream.over and not stream.ends_cleanly:
                 return exchange.abort()
             await exchange.write(frames.last(b""))
@@ -102,6 +114,17 @@ class Forwarding:
             )
             return exchange.abort()
         return frames.connection
+
+    @contextlib.contextmanager
+    def _counted(self, stream: Stream) -> Iterator[None]:
+        """Within this block, the drain knows of the stream."""
+        self._streams.add(stream)
+        if self._draining:
+            self._end_with_server(stream)
+        try:
+            yield
+        finally:
+            self._streams.discard(stream)
 
 
 class _Framing:

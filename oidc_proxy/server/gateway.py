@@ -13,7 +13,6 @@ from .. import pages, policy
 from ..errors import InternalFault, ProviderFault, ProxyError, RequestFault
 from ..messages import (
     EndpointSettings,
-    ListenSettings,
     Origins,
     Reply,
     RequestHead,
@@ -30,6 +29,7 @@ from .archive import SignedIn
 from .endpoints import Endpoint, Fields, formless, read_form
 from .exchange import CLOSES, GOES_ON, Exchange, ask_for_body
 from .forwarding import Forwarding
+from .front import ListenSettings
 from .login import Cookies, Login
 from .logout import Logout
 from .sessions import Sessions

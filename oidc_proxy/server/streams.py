@@ -16,7 +16,7 @@ CLEAN_END = 0.5
 
 
 class Stream:
-    """A body on its way to the client, which the end of a session breaks off.
+    """A body on its way to the client, which the end of a session breaks off, or that of the server.
 
     To an event stream the end of the answer is the regular end (HTML §9.2.3), so it gets one; of anything else the
     client must see that it is not whole, so the connection is aborted.
@@ -25,25 +25,28 @@ class Stream:
     def __init__(self, response: UpstreamResponse, abort: Callable[[], object]) -> None:
         self._response, self._abort = response, abort
         self._aborting: asyncio.TimerHandle | None = None
-        self.over = False
-        """Whether the session ended before the body did."""
+        self.over = ""
+        """What ended before the body did: ``session_ended`` or ``shutdown``."""
         self.ends_cleanly = response.content_length is None and _is_event_stream(response)
 
     @contextlib.contextmanager
     def held(self, sessions: Sessions, signed_in: SignedIn | None) -> Iterator[None]:
         """Within this block, the end of the session is the end of the stream."""
-        if signed_in is None:
-            yield
-            return
         try:
-            with sessions.holding(signed_in, self._end):
+            if signed_in is None:
                 yield
+            else:
+                with sessions.holding(signed_in, self.end):
+                    yield
         finally:
             if self._aborting is not None:
                 self._aborting.cancel()
 
-    def _end(self) -> None:
-        self.over = True
+    def end(self, reason: str = "session_ended") -> None:
+        """End it now."""
+        if self.over:
+            return
+        self.over = reason
         if self.ends_cleanly:
             self._aborting = asyncio.get_running_loop().call_later(CLEAN_END, self._abort)
         else:

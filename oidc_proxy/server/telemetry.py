@@ -112,6 +112,13 @@ class Metrics:
             registry=registry,
         )
 
+        self.reloads = Counter(
+            "oidc_proxy_reloads_total",
+            "Times that changed files were read again.",
+            ["setting", "result"],
+            registry=registry,
+        )
+
     def store_operation(self, op: str, result: str, seconds: float) -> None:
         """An operation of the store has ended: ``result`` is success or failure."""
         self.store_operations.labels(op, result).inc()
