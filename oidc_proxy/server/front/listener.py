@@ -13,11 +13,14 @@ from aiohttp.abc import AbstractStreamWriter
 
 from oidc_proxy.server.front.connection import LINGER, ClientRequest, FrontProtocol, Witness
 from oidc_proxy.server.front.settings import HttpSettings
+from oidc_proxy.server.front.sockets import begin_no_more
 from oidc_proxy.server.front.tls import ServerTls
 from oidc_proxy.values import Instant
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
+SETTLE = 0.02
+"""Seconds in which handshakes that have begun end, in networks that are near."""
 LOOK = 0.02
 """Seconds between looks at the connections that are still there during a drain."""
 
@@ -95,12 +98,15 @@ class Listener:
     async def stop_accepting(self) -> None:
         """Accept what has come already, and no more. Every answer ends its connection from now on."""
         self.draining = True
+        if [begin_no_more(each) for each in self._sockets].count(True):
+            await asyncio.sleep(SETTLE)
         for server in self._servers:
             server.close()
         self._servers.clear()
         for each in self._sockets:
             self._accept_waiting(each)
             each.close()
+        self._sockets = ()
 
     def _accept_waiting(self, listening: socket.socket) -> None:
         """Take what the system has accepted for us; closing the socket would break those connections."""

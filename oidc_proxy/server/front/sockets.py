@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import socket
 import stat
+import struct
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -45,6 +48,31 @@ def forget_socket(address: str) -> None:
         path = Path(address.removeprefix("unix:"))
         if _is_stale(path):
             path.unlink(missing_ok=True)
+
+
+# A filter for what arrives at a listening socket: nothing of a segment with SYN, all of any other (RFC 9293 §3.1).
+_FILTER = b"".join(
+    struct.pack("=HBBI", *instruction)
+    for instruction in ((0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
+)
+_SO_ATTACH_FILTER = 26
+
+
+def begin_no_more(listening: socket.socket) -> bool:
+    """Let no new handshake begin, while those that have begun end; False where that cannot be had.
+
+    Closing a socket breaks connections whose handshake has just ended, which their clients take to be accepted. Those
+    who come too late try again after a second, by which time there is nobody here, or another server.
+    """
+    if sys.platform != "linux" or listening.family == socket.AF_UNIX:
+        return False
+    instructions = ctypes.create_string_buffer(_FILTER, len(_FILTER))
+    program = struct.pack("@HP", len(_FILTER) // 8, ctypes.addressof(instructions))
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+    except OSError:
+        return False
+    return True
 
 
 def _tcp(family: int, place: object, *, shared: bool = False) -> socket.socket:
@@ -97,13 +125,14 @@ def _is_stale(path: Path) -> bool:
 
 def _passed_on(number: int) -> socket.socket:
     """The socket with this number. It is closed for programs that we might start, as all of ours are."""
+    wrong = OSError(errno.ENOTSOCK, f"descriptor {number} is no socket that listens for connections")
     try:
         passed = socket.socket(fileno=number)
-        listening = passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError:
-        listening = 0
-    if not listening or passed.type != socket.SOCK_STREAM:
-        raise OSError(errno.ENOTSOCK, f"descriptor {number} is no socket that listens for connections")
+        raise wrong from None
+    if not passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) or passed.type != socket.SOCK_STREAM:
+        passed.detach()  # it is somebody else's
+        raise wrong
     passed.set_inheritable(False)
     passed.setblocking(False)
     return passed
