@@ -11,7 +11,8 @@ The floors. A module imports from floors below it, and within a floor only along
        -> server.archive; server.gateway -> server.forwarding -> server.streams -> server.sessions; server.endpoints
        and server.exchange, which these share;
        server.gauges, server.admin: both read, admin ends sessions too   the order of the awaits
-    3  server.front, server.provider, server.store, server.cache, server.upstream, server.files -> server.telemetry
+    3  server.front, server.provider, server.store, server.cache, server.upstream,
+       server.files -> server.telemetry -> server.metrics, server.outlet
     2  sessions -> oidc -> tokens; identity -> tokens; policy; pages      what follows from what is known
     1  messages                                              HTTP as values
     0  errors, values                                        what can go wrong, and small words

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Self, TypeAlias
 from urllib.parse import unquote_to_bytes
 
+import msgspec
 from multidict import CIMultiDictProxy
 from pydantic import Field
 
@@ -40,8 +41,7 @@ class EndpointSettings(Settings):
 # ── the request ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(msgspec.Struct, frozen=True):
     """One request as it was received, with what is known about where it came from.
 
     ``target``, ``path`` and ``query`` are the exact characters of the request line; ``query`` is None without a "?".
@@ -57,6 +57,10 @@ class RequestHead:
     raw_headers: RawHeaders
     headers: CIMultiDictProxy[str]
     request_id: str
+    peer: str = ""
+    """The address at the other end of the connection."""
+    traced: bool = False
+    """Whether the trace context that came with the request may go on."""
 
 
 _AUTHORITY = re.compile(r"(\[[^\]]*\]|[^:]*)((?::\d{1,5})?)", re.ASCII)
@@ -105,13 +109,60 @@ def client_address(peer: str, forwarded_for: Iterable[str], trusted: Sequence[Ne
 
     ``forwarded_for`` are the values of all X-Forwarded-For lines, in order. A malformed entry ends the walk.
     """
+    if not trusted:
+        return peer
     client = peer
     for entry in reversed([part.strip(" \t") for line in forwarded_for for part in line.split(",")]):
-        address = _address(entry) if _is_trusted(client, trusted) else None
+        address = _address(entry) if is_trusted(client, trusted) else None
         if address is None:
             return client
         client = str(address)
     return client
+
+
+_CHARACTERS = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_FORWARDED_PAIR = re.compile(
+    rf"[ \t]*(?P<name>{_CHARACTERS})="
+    rf'(?:(?P<token>{_CHARACTERS})|"(?P<quoted>(?:[^"\\]|\\.)*)")'
+    rf"[ \t]*(?P<end>[;,]|\Z)"
+)
+_NODE = re.compile(r"(?P<address>\[[0-9A-Fa-f:.]+\]|[0-9.]+)(?::(?:\d{1,5}|_[A-Za-z0-9._-]+))?", re.ASCII)
+
+
+def forwarded_for(lines: Iterable[str]) -> list[str]:
+    """The addresses of the ``for`` parameters of Forwarded headers, in order (RFC 7239 §4).
+
+    What names no address (``unknown``, an obfuscated node, an element without ``for``) becomes "", which ends the walk
+    of ``client_address``. So does a malformed line, of which not even the last element can be told.
+    """
+    found: list[str] = []
+    for line in lines:
+        elements = _forwarded_elements(line)
+        found = [""] if elements is None else found + elements
+    return found
+
+
+def _forwarded_elements(line: str) -> list[str] | None:
+    found, address, position = [], "", 0
+    while pair := _FORWARDED_PAIR.match(line, position):
+        if pair["name"].lower() == "for":
+            node = _NODE.fullmatch(pair["token"] or re.sub(r"\\(.)", r"\1", pair["quoted"] or ""))
+            address = node["address"].strip("[]") if node else ""
+        if pair["end"] != ";":
+            found.append(address)
+            address = ""
+        if not pair["end"]:
+            return found
+        position = pair.end()
+    return None
+
+
+def forwarded_element(address: str) -> str:
+    """``for=`` and an address, as Forwarded wants it (RFC 7239 §6); a peer without one is ``unknown``."""
+    parsed = _address(address.partition("%")[0])
+    if parsed is None:
+        return "for=unknown"
+    return f"for={parsed}" if parsed.version == 4 else f'for="[{parsed}]"'
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -126,7 +177,7 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return None if address.scope_id else address.ipv4_mapped or address
 
 
-def _is_trusted(address: str, trusted: Sequence[Network]) -> bool:
+def is_trusted(address: str, trusted: Sequence[Network]) -> bool:
     if not trusted:
         return False
     parsed = _address(address.partition("%")[0])
@@ -136,11 +187,9 @@ def _is_trusted(address: str, trusted: Sequence[Network]) -> bool:
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{7,127}")
 
 
-def request_id(peer: str, offered: str | None, fresh: str, trusted: Sequence[Network]) -> str:
+def request_id(offered: str | None, fresh: str) -> str:
     """The request id that a trusted hop gave if it is well-formed, else the fresh one."""
-    if offered is not None and _REQUEST_ID.fullmatch(offered) and _is_trusted(peer, trusted):
-        return offered
-    return fresh
+    return offered if offered is not None and _REQUEST_ID.fullmatch(offered) else fresh
 
 
 def is_navigation(head: RequestHead) -> bool:
@@ -219,6 +268,9 @@ class Cookie:
 # ── cookies that we get ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
+_REMEMBERED_LINE = 2048
+
+
 class OwnCookies:
     """The cookies of the gateway itself: the session's, and one for each sign-in under way.
 
@@ -228,6 +280,8 @@ class OwnCookies:
 
     def __init__(self, name: str) -> None:
         self.session = name
+        # A browser says the same with every request, so a line that was read is remembered; no more than a few MB.
+        self._split_before = lru_cache(4096)(self._split)
         self._login = f"{name}_login_"
         self._hint = name.encode().lower()
         self._owns = re.compile(re.escape(name.encode()) + rb"(_login_[^=]*)?", re.IGNORECASE)
@@ -256,20 +310,33 @@ class OwnCookies:
         found: dict[str, str] = {}
         twice: set[str] = set()
         for header, line in raw_headers:
-            if len(header) == 6 and header.lower() == b"cookie" and self._hint in line.lower():
-                for pair in line.split(b";"):
-                    raw_name, _, value = pair.strip(b" \t").partition(b"=")
-                    if self._made.fullmatch(raw_name):
-                        name = raw_name.decode("ascii")
-                        twice |= {name} & found.keys()
-                        found[name] = value.decode("latin-1")
-        return {name: value for name, value in found.items() if name not in twice}
+            if len(header) == 6 and header.lower() == b"cookie":
+                for name, value in self._halves(line)[0]:
+                    if name in found:
+                        twice.add(name)
+                    found[name] = value
+        return {name: value for name, value in found.items() if name not in twice} if twice else found
 
     def strip(self, line: bytes) -> bytes:
         """A Cookie header's value without ours, the others byte for byte; empty if nothing is left."""
+        return self._halves(line)[1]
+
+    def _halves(self, line: bytes) -> tuple[Sequence[tuple[str, str]], bytes]:
+        """Our cookies in a Cookie header's value, and the value without them."""
+        return self._split_before(line) if len(line) <= _REMEMBERED_LINE else self._split(line)
+
+    def _split(self, line: bytes) -> tuple[Sequence[tuple[str, str]], bytes]:
         if self._hint not in line.lower():
-            return line
-        return b";".join(pair for pair in line.split(b";") if not self.owns(pair)).strip(b" \t")
+            return (), line
+        ours: list[tuple[str, str]] = []
+        others: list[bytes] = []
+        for pair in line.split(b";"):
+            if not self.owns(pair):
+                others.append(pair)
+            name, _, value = pair.strip(b" \t").partition(b"=")
+            if self._made.fullmatch(name):
+                ours.append((name.decode("ascii"), value.decode("latin-1")))
+        return ours, b";".join(others).strip(b" \t")
 
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -308,6 +375,9 @@ NEVER_FROM_CLIENTS = frozenset({
 })  # fmt: skip
 """Headers by which some backend would let the client choose its identity, address, path, method or (CGI) proxy."""
 
+TRACE_CONTEXT = frozenset({"traceparent", "tracestate", "baggage"})
+"""Headers that make a request a part of a trace (W3C Trace Context and Baggage)."""
+
 NEVER_FROM_BACKENDS = frozenset({
     "authorization", "forwarded", "x-real-ip", "x-remote-user", "remote-user", "x-request-id",
 })  # fmt: skip
@@ -333,57 +403,80 @@ class HeaderFilter:
         self._dropped_from_response = announced | NEVER_FROM_BACKENDS
         self._own_cookies = own_cookies
         # Names may be as long as the listener lets headers be, so not too many are remembered.
-        self._drops = lru_cache(512)(self._decide)
-        self._drops_from_response = lru_cache(512)(self._decide_response)
+        self._kind = lru_cache(512)(self._decide)
+        self._kind_of_response = lru_cache(512)(self._decide_response)
 
-    def _decide(self, name: bytes) -> bool:
-        text = canonical_name(name.decode("latin-1"))
-        return text in self._dropped or text.startswith(NEVER_PREFIXES)
-
-    def _decide_response(self, name: bytes) -> bool:
+    def _decide(self, name: bytes) -> int:
         exact = name.decode("latin-1").lower()
         text = canonical_name(exact)
-        return exact in HOP_BY_HOP or text in self._dropped_from_response or text.startswith(NEVER_PREFIXES)
+        if text in self._dropped or text.startswith(NEVER_PREFIXES):
+            return _NOMINATES if exact == "connection" else _GOES
+        if text in TRACE_CONTEXT:
+            return _TRACES
+        return _COOKIES if exact == "cookie" else _STAYS
 
-    def to_backend(self, raw_headers: RawHeaders) -> list[tuple[bytes, bytes]]:
-        """The client's headers that may go on, byte for byte and in order.
+    def _decide_response(self, name: bytes) -> int:
+        exact = name.decode("latin-1").lower()
+        text = canonical_name(exact)
+        if exact in HOP_BY_HOP or text in self._dropped_from_response or text.startswith(NEVER_PREFIXES):
+            return _NOMINATES if exact == "connection" else _GOES
+        return {"set-cookie": _COOKIES, "cache-control": _CACHES}.get(exact, _STAYS)
+
+    def to_backend(self, raw_headers: RawHeaders, *, traced: bool = False) -> list[tuple[bytes, bytes]]:
+        """The client's headers that may go on, byte for byte and in order; those of a trace only with ``traced``.
 
         First what ``Connection`` nominates goes (RFC 9110 §7.6.1), then every look-alike; ours are added by the caller
         afterwards, so nothing that the client nominates can remove them.
         """
-        kept, drops, nominated = [], self._drops, nominated_by_connection(raw_headers)
-        for name, value in raw_headers:
-            if drops(name) or (nominated and name.lower() in nominated):
-                continue
-            if len(name) == 6 and name.lower() == b"cookie":
-                value = self._own_cookies.strip(value)
-                if not value:
-                    continue
-            kept.append((name, value))
-        return kept
+        kept: list[tuple[bytes, bytes]] = []
+        nominated, kind_of = _NONE, self._kind
+        for line in raw_headers:
+            kind = kind_of(line[0])
+            if kind == _STAYS or (kind == _TRACES and traced):
+                kept.append(line)
+            elif kind == _COOKIES:
+                if others := self._own_cookies.strip(line[1]):
+                    kept.append((line[0], others))
+            elif kind == _NOMINATES:
+                nominated |= _nominated(line[1])
+        return [line for line in kept if line[0].lower() not in nominated] if nominated else kept
 
-    def to_client(self, raw_headers: RawHeaders) -> list[tuple[bytes, bytes]]:
-        """The backend's headers that may go on: without hop-by-hop ones, identity headers, and cookies of our names."""
-        kept, drops, nominated = [], self._drops_from_response, nominated_by_connection(raw_headers)
-        for name, value in raw_headers:
-            if drops(name) or (nominated and name.lower() in nominated):
-                continue
-            if len(name) == 10 and name.lower() == b"set-cookie" and self._own_cookies.owns_set(value):
-                continue
-            kept.append((name, value))
-        return kept
+    def to_client(self, raw_headers: RawHeaders, *, private: bool = False) -> list[tuple[bytes, bytes]]:
+        """The backend's headers that may go on: without hop-by-hop ones, identity headers, and cookies of our names.
+
+        A ``private`` answer, one that depends on who is signed in, says so unless the backend speaks of caching itself:
+        another user behind a shared cache must not get it (RFC 9111 §3.5 does not cover cookies).
+        """
+        kept: list[tuple[bytes, bytes]] = []
+        nominated, kind_of, speaks = _NONE, self._kind_of_response, False
+        for line in raw_headers:
+            kind = kind_of(line[0])
+            if kind == _STAYS or (kind == _COOKIES and not self._own_cookies.owns_set(line[1])):
+                kept.append(line)
+            elif kind == _CACHES:
+                kept.append(line)
+                speaks = True
+            elif kind == _NOMINATES:
+                nominated |= _nominated(line[1])
+        if nominated:
+            kept = [line for line in kept if line[0].lower() not in nominated]
+            speaks = speaks and b"cache-control" not in nominated
+        return kept + _PRIVATE if private and not speaks else kept
 
 
+_STAYS, _GOES, _COOKIES, _CACHES, _NOMINATES, _TRACES = range(6)
+"""What becomes of a header line, by its name: each name is looked at once."""
+
+_NONE: frozenset[bytes] = frozenset()
+_PRIVATE = [(b"Cache-Control", b"private, no-store"), (b"Vary", b"Cookie")]
 _PLAIN_CONNECTION = {b"keep-alive", b"close", b"upgrade", b"keep-alive, upgrade"}
 
 
-def nominated_by_connection(raw_headers: RawHeaders) -> frozenset[bytes]:
-    """The header names that Connection lists, in lower case."""
-    names: frozenset[bytes] = frozenset()
-    for name, value in raw_headers:
-        if len(name) == 10 and name.lower() == b"connection" and value.lower() not in _PLAIN_CONNECTION:
-            names |= {token.strip(b" \t").lower() for token in value.split(b",")}
-    return names
+def _nominated(value: bytes) -> frozenset[bytes]:
+    """The header names that a Connection header lists, in lower case (RFC 9110 §7.6.1)."""
+    if value.lower() in _PLAIN_CONNECTION:
+        return _NONE
+    return frozenset(token.strip(b" \t").lower() for token in value.split(b","))
 
 
 # ── where to return to ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -12,7 +12,7 @@ import hmac
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Literal, Protocol, Self
@@ -113,6 +113,12 @@ class Ticket:
 
     handle: bytes
     key: bytes
+    record_id: str = field(init=False, repr=False, compare=False)
+    """What the store, the logs and the administrator know the session by."""
+
+    def __post_init__(self) -> None:
+        digest = hashlib.sha256(b"oidc_proxy record\0" + self.handle).hexdigest()
+        object.__setattr__(self, "record_id", digest)
 
     @classmethod
     def mint(cls, random: bytes) -> Self:
@@ -133,11 +139,6 @@ class Ticket:
     @property
     def cookie_value(self) -> str:
         return f"{_base64(self.handle)}.{_base64(self.key)}"
-
-    @property
-    def record_id(self) -> str:
-        """What the store, the logs and the administrator know the session by."""
-        return hashlib.sha256(b"oidc_proxy record\0" + self.handle).hexdigest()
 
     def __repr__(self) -> str:
         return f"Ticket({self.record_id[:8]}…)"
@@ -250,6 +251,13 @@ def freshness(session: Timed, settings: SessionSettings, now: Instant) -> Freshn
     if not session.renewable:
         return Freshness.LIVE if now < expires_at else Freshness.UNRENEWABLE
     return Freshness.STALE if now < expires_at else Freshness.SPENT
+
+
+def quiet_until(session: Timed, settings: SessionSettings) -> Instant:
+    """Until when there is nothing to do for a session but to use it: nor renew, nor touch, nor end it."""
+    seen_at, expires_at = session.seen_at, session.expires_at
+    instants = [session.ends_at, seen_at + settings.idle_timeout, seen_at + settings.touch_after]
+    return min(instants if expires_at is None else [*instants, expires_at - settings.refresh.leeway])
 
 
 # ── sealing ───────────────────────────────────────────────────────────────────────────────────────────────────────────

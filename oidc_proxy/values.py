@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any, ClassVar, Self, TypeAlias
@@ -191,6 +191,10 @@ class Origin(_Word):
     scheme: str
     host: str
     port: int
+    _text: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_text", f"{self.scheme}://{self.authority}")
 
     @classmethod
     def parse(cls, text: Any) -> Self:
@@ -224,4 +228,4 @@ class Origin(_Word):
         return self.host if self.port == _DEFAULT_PORTS[self.scheme] else f"{self.host}:{self.port}"
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{self.authority}"
+        return self._text

@@ -9,9 +9,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from oidc_proxy.config import Config
 from oidc_proxy.demo.directory import Client
 from oidc_proxy.server.app import App
+from oidc_proxy.server.metrics import exposition
 from tests.world import Backend, Browser, Clock, Provider, free_port, running_backend, running_provider
 
 SECRET = "a secret: with % & ü in it"
@@ -43,10 +46,21 @@ class World:
         """A new browser without cookies; use it as a context manager."""
         return Browser(clock=self.clock)
 
+    def metric(self, name: str, **labels: str) -> float | None:
+        """What /metrics says of a series; ``name`` without ``oidc_proxy_``. None if it is not there."""
+        return sample(self.app, name, **labels)
+
     def lines(self, **wanted: Any) -> list[dict[str, Any]]:
         """The log lines whose fields are these."""
         lines = [json.loads(line) for line in self.log.getvalue().splitlines()]
         return [line for line in lines if all(line.get(name) == value for name, value in wanted.items())]
+
+
+def sample(app: App, name: str, **labels: str) -> float | None:
+    """The number of a series in the text that Prometheus reads."""
+    text = exposition(app.telemetry.metrics.snapshot()).decode()
+    samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+    return next((one.value for one in samples if (one.name, one.labels) == (f"oidc_proxy_{name}", labels)), None)
 
 
 def settings_for(port: int, provider: Provider, backend: Backend) -> dict[str, Any]:

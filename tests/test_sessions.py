@@ -26,6 +26,7 @@ from oidc_proxy.sessions import (
     derive_key,
     freshness,
     login_suffix,
+    quiet_until,
     seal,
     unseal,
 )
@@ -224,6 +225,21 @@ SHORT = SessionSettings(idle_timeout=Duration(600), absolute_timeout=Duration(36
 def test_freshness(changed: dict[str, Any], token: dict[str, Any], after: float, expected: Freshness) -> None:
     held = session(ends_at=NOW + 3600, tokens=tokens(**token), **changed)
     assert freshness(held, SHORT, NOW + after) is expected
+
+
+@hypothesis_settings(deadline=None)
+@given(st.floats(0, 4000), st.one_of(st.none(), st.floats(0, 4000)), st.floats(0, 4000))
+def test_until_it_is_no_longer_quiet_a_session_lives_and_needs_nothing(
+    seen: float, expiry: float | None, after: float
+) -> None:
+    expires_at = None if expiry is None else NOW + expiry
+    held = session(ends_at=NOW + 3600, seen_at=NOW + seen, tokens=tokens(expires_at=expires_at))
+    quiet = NOW + after < quiet_until(held, SHORT)
+    if quiet:
+        assert freshness(held, SHORT, NOW + after) is Freshness.LIVE
+        assert NOW + after - held.seen_at < SHORT.touch_after
+    elif NOW + after - held.seen_at < SHORT.touch_after and held.renewable:
+        assert freshness(held, SHORT, NOW + after) is not Freshness.LIVE
 
 
 @pytest.mark.parametrize("fresh", Freshness)

@@ -79,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _command_line(words).parse_args(words)
     try:
         status = int(options.run(options))
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it was closed before we began
+            sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read the output went away. Nothing must be written any more, not even by the interpreter at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

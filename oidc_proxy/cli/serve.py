@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from oidc_proxy.cli import BAD_CONFIGURATION, OK
@@ -17,6 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until told to stop; 78 and every problem when the configuration has any."""
+    _open_standard_descriptors()
     config = config_or_none(options)
     if config is None:
         return BAD_CONFIGURATION
@@ -30,3 +32,12 @@ def run(options: argparse.Namespace) -> int:
     except SettingsFault as fault:
         print(fault, file=sys.stderr)
         return BAD_CONFIGURATION
+
+
+def _open_standard_descriptors() -> None:
+    """One that is closed would be the next socket's, where log lines go to, and libuv aborts when it closes that."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)

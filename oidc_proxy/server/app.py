@@ -26,7 +26,7 @@ from .files import Files
 from .forwarding import Forwarding
 from .front import HttpsRedirect, Listener, ServerTls
 from .gateway import Gateway
-from .gauges import session_metrics
+from .gauges import provider_metrics, session_metrics
 from .login import Cookies, Login
 from .logout import Logout
 from .provider import ProviderClient
@@ -36,6 +36,8 @@ from .store import MeasuredStore, RedisStoreSettings, open_store
 from .telemetry import Telemetry
 from .upstream import Upstream
 
+LASTING_GRACE = 5.0
+"""Seconds that what would go on for ever may take to end, once both sides were told."""
 LAST_STEPS = 5.0
 """Seconds beyond the drain in which backends, provider and store are let go of."""
 
@@ -109,7 +111,6 @@ class App:
         self._forwarding = Forwarding(
             self._upstreams,
             HeaderFilter(config.identity.headers, cookies.own),
-            config.public_url,
             self._sessions,
             self.telemetry,
         )
@@ -128,7 +129,8 @@ class App:
             telemetry=self.telemetry,
             clock=clock,
         )
-        self.telemetry.metrics.registry.register(session_metrics(cache, self._store))
+        self.telemetry.metrics.include(session_metrics(cache, self._store))
+        self.telemetry.metrics.include(provider_metrics(self._provider))
         self.admin = Admin(
             Health(store, self._provider, self.telemetry, require_store=config.admin.require_store),
             Administration(self._sessions, config.admin, config.provider.issuers, self.telemetry),
@@ -160,6 +162,7 @@ class App:
 
         The provider and the store need not be there yet. OSError when an address cannot be had.
         """
+        self.telemetry.open()
         doors = doors or Doors.open(self.config)[0]
         await self._private.open(doors.admin)
         await self.admin.health.peers.open(doors.private, doors.peers, doors.worker)
@@ -205,16 +208,20 @@ class App:
         except TimeoutError:
             self.telemetry.message("error", "shutdown.incomplete", reason="something could not be closed in time")
             return False
-        if self._alone:
-            self.telemetry.message("info", "shutdown")
-        return True
+        else:
+            if self._alone:
+                self.telemetry.message("info", "shutdown")
+            return True
+        finally:
+            self.telemetry.close()
 
     async def _drain(self) -> None:
         timeouts = self.config.http.timeouts
         await asyncio.sleep(timeouts.drain_delay)
-        await self._public.stop_accepting()
-        self._forwarding.drain()
-        await asyncio.gather(self._public.close(timeouts.drain_max), self._redirect.close(timeouts.drain_max))
+        self._public.stop_accepting()
+        grace = timeouts.drain_max
+        lasting = self._forwarding.drain(min(grace, LASTING_GRACE))
+        await asyncio.gather(lasting, self._public.close(grace), self._redirect.close(grace))
 
     async def _let_go(self) -> None:
         for upstream in self._upstreams.values():

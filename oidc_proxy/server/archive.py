@@ -21,6 +21,7 @@ from ..sessions import (
     SessionSettings,
     Ticket,
     Unreadable,
+    quiet_until,
     seal,
     unseal,
 )
@@ -42,6 +43,8 @@ class SignedIn:
     ends_at: Instant
     expires_at: Instant | None
     renewable: bool
+    quiet_until: Instant
+    """Until when there is nothing to do for it but to use it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,7 @@ class Archive:
             ends_at=session.ends_at,
             expires_at=session.expires_at,
             renewable=session.renewable,
+            quiet_until=quiet_until(session, self.settings),
         )
 
     async def read(self, ticket: Ticket) -> tuple[bytes, Session] | None:

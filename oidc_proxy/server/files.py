@@ -64,10 +64,10 @@ class Files:
         try:
             watched.reload()
         except SettingsFault as fault:
-            self._telemetry.metrics.reloads.labels(watched.name, "failure").inc()
+            self._telemetry.metrics.reloads.inc(watched.name, "failure")
             self._telemetry.message("error", "files.reload_failed", reason=str(fault), **fields)
         else:
-            self._telemetry.metrics.reloads.labels(watched.name, "success").inc()
+            self._telemetry.metrics.reloads.inc(watched.name, "success")
             self._telemetry.message("info", "files.reloaded", **fields)
 
 

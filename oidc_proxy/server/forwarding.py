@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import lru_cache
 
 from aiohttp import web
 
 from ..errors import UpstreamFault
-from ..messages import HeaderFilter, RequestHead, canonical_name
+from ..messages import HeaderFilter, RequestHead, canonical_name, forwarded_element
 from ..policy import Nobody, Route
 from ..values import Origin
 from .archive import SignedIn
@@ -16,7 +18,7 @@ from .exchange import CLOSES, GOES_ON, Exchange, Written, ask_for_body
 from .sessions import Sessions
 from .streams import Stream
 from .telemetry import Telemetry
-from .upstream import Body, Upstream, UpstreamResponse
+from .upstream import Body, NotConnected, Upstream, UpstreamResponse
 
 
 class Forwarding:
@@ -26,30 +28,44 @@ class Forwarding:
         self,
         upstreams: Mapping[str, Upstream],
         headers: HeaderFilter,
-        public: Sequence[Origin],
         sessions: Sessions,
         telemetry: Telemetry,
     ) -> None:
         self._upstreams, self._headers, self._sessions, self._telemetry = upstreams, headers, sessions, telemetry
-        # What every request of an origin tells the backend about how the visitor reached us.
-        self._arrival = {origin: _arrival_headers(origin) for origin in public}
+        # What a client's requests tell the backend about the way that they came is the same for all of them.
+        self._arrival = lru_cache(1024)(_arrival)
         self._streams: set[Stream] = set()
         self._draining = False
 
     async def forward(self, exchange: Exchange, head: RequestHead, route: Route, signed_in: SignedIn | None) -> Written:
-        upstream = self._upstreams[route.upstream or "default"]
+        name = route.upstream or "default"
+        upstream = self._upstreams[name]
         await ask_for_body(exchange, head)
+        exchange.upstream = name
         headers = self._outbound(exchange, head, upstream, signed_in)
         body = _body(exchange.request)
-        response = await upstream.send(head.method.encode(), head.target.encode(), headers, body)
+        began = time.perf_counter()
+        try:
+            response = await upstream.send(head.method.encode(), head.target.encode(), headers, body)
+        except UpstreamFault as fault:
+            self._count(exchange, began, fault.code)
+            if isinstance(fault, NotConnected):
+                self._telemetry.metrics.connect_errors.inc(exchange.upstream, fault.reason)
+            raise
         exchange.upstream_status = response.status
+        self._count(exchange, began, response.status)
         try:
             return await self._relay(exchange, route, response, signed_in)
         finally:
             response.abort()
 
-    def drain(self) -> None:
-        """End what would go on for ever otherwise: event streams, whose clients then connect to another server."""
+    def _count(self, exchange: Exchange, began: float, code: str | int) -> None:
+        """The backend's answer begins with this status, or there will be none, for the reason with this code."""
+        exchange.upstream_seconds = time.perf_counter() - began
+        self._telemetry.metrics.upstream(exchange.upstream, code, exchange.upstream_seconds)
+
+    async def drain(self, seconds: float) -> None:
+        """End what would go on for ever: event streams, whose clients then connect to another server."""
         self._draining = True
         for stream in tuple(self._streams):
             self._end_with_server(stream)
@@ -62,17 +78,16 @@ class Forwarding:
         self, exchange: Exchange, head: RequestHead, upstream: Upstream, signed_in: SignedIn | None
     ) -> list[tuple[bytes, bytes]]:
         """What the backend reads: the client's headers without what it may not say, and then our own."""
-        host, *arrival = self._arrival[head.origin]
-        peer = exchange.peer
-        chain = head.client if head.client == peer else f"{head.client}, {peer}"
-        headers = [host if upstream.settings.host_header == "public" else (b"Host", upstream.authority)]
-        headers += self._headers.to_backend(head.raw_headers)
-        headers += arrival
-        headers.append((b"X-Forwarded-For", chain.encode()))
+        settings = upstream.settings
+        host = head.origin.authority.encode() if settings.host_header == "public" else upstream.authority
+        headers = [(b"Host", host), *self._headers.to_backend(head.raw_headers, traced=head.traced)]
+        headers += self._arrival(head.origin, head.client, head.peer, settings.forwarded)
         headers.append((b"X-Request-Id", head.request_id.encode()))
+        if settings.via:
+            headers.append(VIA)
         if signed_in is not None:
             headers += signed_in.plan.set
-        fixed = upstream.settings.headers
+        fixed = settings.headers
         if fixed:
             names = {canonical_name(name) for name in fixed}
             headers = [pair for pair in headers if canonical_name(pair[0].decode("latin-1")) not in names]
@@ -84,10 +99,7 @@ class Forwarding:
     ) -> Written:
         """Pass the answer on as it comes. Once its head is out, only a broken connection can tell of a defect."""
         frames = _Framing(exchange, response)
-        lines = self._headers.to_client(response.headers)
-        if not isinstance(route.access, Nobody) and not any(name.lower() == b"cache-control" for name, _ in lines):
-            # Another user behind a shared cache must not get it (RFC 9111 §3.5 does not cover cookies).
-            lines += [(b"Cache-Control", b"private, no-store"), (b"Vary", b"Cookie")]
+        lines = self._headers.to_client(response.headers, private=not isinstance(route.access, Nobody))
         lines.append((b"X-Request-Id", exchange.request_id.encode()))
         exchange.status = response.status
         start = frames.head(lines)
@@ -165,13 +177,22 @@ class _Framing:
         return (self.piece(data) if data else b"") + b"0\r\n\r\n"
 
 
-def _arrival_headers(origin: Origin) -> list[tuple[bytes, bytes]]:
-    return [
-        (b"Host", origin.authority.encode()),
-        (b"X-Forwarded-Host", origin.authority.encode()),
-        (b"X-Forwarded-Proto", origin.scheme.encode()),
-        (b"X-Forwarded-Port", str(origin.port).encode()),
-    ]
+VIA = (b"Via", b"1.1 oidc_proxy")
+
+
+def _arrival(origin: Origin, client: str, peer: str, forwarded: bool) -> list[tuple[bytes, bytes]]:
+    """How the visitor reached us, in the two languages that backends read."""
+    hops = [client] if client == peer else [client, peer]
+    headers = {
+        "X-Forwarded-Host": origin.authority,
+        "X-Forwarded-Proto": origin.scheme,
+        "X-Forwarded-Port": str(origin.port),
+        "X-Forwarded-For": ", ".join(hops),
+    }
+    if forwarded:
+        first, *others = (forwarded_element(hop) for hop in hops)
+        headers["Forwarded"] = ", ".join([f'{first};host="{origin.authority}";proto={origin.scheme}', *others])
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
 def _body(request: web.BaseRequest) -> Body | None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import traceback
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from http import HTTPStatus
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
+from multidict import CIMultiDictProxy
 
 from .. import pages, policy
 from ..errors import InternalFault, ProviderFault, ProxyError, RequestFault
@@ -17,8 +20,10 @@ from ..messages import (
     Reply,
     RequestHead,
     client_address,
+    forwarded_for,
     http_date,
     is_navigation,
+    is_trusted,
     request_id,
     split_target,
 )
@@ -32,8 +37,9 @@ from .forwarding import Forwarding
 from .front import ListenSettings
 from .login import Cookies, Login
 from .logout import Logout
+from .metrics import METHODS
 from .sessions import Sessions
-from .telemetry import Telemetry
+from .telemetry import Access, Telemetry
 
 
 class Gateway:
@@ -58,7 +64,9 @@ class Gateway:
     ) -> None:
         self._routes, self._sessions, self._login, self._cookies = routes, sessions, login, cookies
         self._forwarding = forwarding
-        self._origins, self._public, self._trusted = Origins(public), public[0], listen.trusted_proxies
+        self._origins, self._public, self._listen = Origins(public), public[0], listen
+        self._traces = (listen.trace_context == "anybody", listen.trace_context != "nobody")
+        self._trusts = lru_cache(1024)(lambda peer: is_trusted(peer, listen.trusted_proxies))
         self._page, self._telemetry, self._clock = page, telemetry, clock
         self._start_url, self._callback_path = f"{endpoints.prefix}/start", f"{endpoints.prefix}/callback"
         self._sign_out_url = f"{endpoints.prefix}/sign_out"
@@ -79,15 +87,15 @@ class Gateway:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request. Nothing escapes: whatever goes wrong becomes an answer and a log line."""
-        exchange = Exchange(request, asyncio.get_running_loop().time(), self._telemetry.fresh_request_id())
-        self._telemetry.metrics.in_flight.inc()
+        exchange = Exchange(request, time.perf_counter(), self._telemetry.fresh_request_id())
+        self._telemetry.metrics.in_flight += 1
         try:
             return await self._answer(exchange)
         except (ConnectionError, asyncio.CancelledError):
             exchange.status = exchange.status or 499  # the client went away, as nginx counts it
             raise
         finally:
-            self._telemetry.metrics.in_flight.dec()
+            self._telemetry.metrics.in_flight -= 1
             self._log(exchange)
 
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
@@ -116,14 +124,11 @@ class Gateway:
         request = exchange.request
         peer = exchange.peer
         headers = request.headers
-        identifier = request_id(peer, headers.get("X-Request-Id"), exchange.request_id, self._trusted)
-        exchange.request_id = identifier
+        believed = self._trusts(peer)
+        if believed:
+            exchange.request_id = request_id(headers.get("X-Request-Id"), exchange.request_id)
         if request.method in {"CONNECT", "TRACE"}:
             raise RequestFault("method_not_allowed", f"{request.method} is never passed on")
-        coding = headers.get("Transfer-Encoding")
-        if coding is not None and coding.lower() != "chunked":
-            exchange.misframed = True
-            raise RequestFault("bad_request", "a transfer coding other than chunked")  # RFC 9112 §6.1
         target = request.raw_path
         path, query = split_target(target)
         return RequestHead(
@@ -132,11 +137,20 @@ class Gateway:
             path=path,
             query=query,
             origin=self._origin(path, headers.get("Host", "")),
-            client=client_address(peer, headers.getall("X-Forwarded-For", ()), self._trusted),
+            client=self._client(peer, headers) if believed else peer,
             raw_headers=request.raw_headers,
             headers=headers,
-            request_id=identifier,
+            request_id=exchange.request_id,
+            peer=peer,
+            traced=self._traces[believed],
         )
+
+    def _client(self, peer: str, headers: CIMultiDictProxy[str]) -> str:
+        """For whom a trusted peer asks."""
+        name = self._listen.client_address_header
+        lines = headers.getall(name, ())
+        chain = lines if name == "X-Forwarded-For" else forwarded_for(lines)
+        return client_address(peer, chain, self._listen.trusted_proxies)
 
     def _origin(self, path: str, host: str) -> Origin:
         """Which of our origins was asked. Whoever calls us by another name may only call what is meant for that."""
@@ -215,7 +229,7 @@ class Gateway:
         """The one place where a fault becomes an answer."""
         exchange.reason, exchange.detail = exchange.reason or error.code, error.detail
         exchange.decision = exchange.decision or "error"
-        self._telemetry.metrics.errors.labels(error.code).inc()
+        self._telemetry.metrics.errors.inc(error.code)
         head = exchange.head
         fields = {
             "request_id": exchange.request_id,
@@ -230,7 +244,7 @@ class Gateway:
         if head is None:
             reply = pages.problem(error, request_id=exchange.request_id)
             if error.code == "method_not_allowed":
-                return Reply(reply.status, (*reply.headers, ("Allow", ", ".join(sorted(_KNOWN_METHODS)))), reply.body)
+                return Reply(reply.status, (*reply.headers, ("Allow", ", ".join(sorted(METHODS)))), reply.body)
             return reply
         return self._failure_for(head, error, exchange.account)
 
@@ -271,33 +285,34 @@ class Gateway:
 
     def _log(self, exchange: Exchange) -> None:
         request, head = exchange.request, exchange.head
-        duration = asyncio.get_running_loop().time() - exchange.began
-        metrics = self._telemetry.metrics
-        method = request.method if request.method in _KNOWN_METHODS else "other"
-        metrics.requests.labels(exchange.route, method, exchange.status).inc()
-        metrics.duration.labels(exchange.route).observe(duration)
-        if exchange.decision:
-            metrics.decisions.labels(exchange.decision, exchange.reason if exchange.decision == "error" else "").inc()
+        duration = time.perf_counter() - exchange.began  # uvloop's own time is in milliseconds
+        self._telemetry.metrics.request(
+            exchange.route, request.method, exchange.status, exchange.decision, exchange.reason, duration
+        )
         if self._telemetry.settings.access:
-            self._telemetry.write(
-                "access",
-                "info",
-                request_id=exchange.request_id,
-                client_ip=head.client if head else exchange.peer,
-                method=request.method,
-                host=head.origin.authority if head else None,
-                path=head.path if head else None,
-                status=exchange.status,
-                bytes_out=exchange.bytes_out,
-                duration_ms=round(duration * 1000, 3),
-                route=exchange.route,
-                decision=exchange.decision,
-                reason=exchange.reason,
-                detail=exchange.detail or None,
-                upstream_status=exchange.upstream_status or None,
-                sub=exchange.user or None,
-                user_agent=request.headers.get("User-Agent"),
+            self._telemetry.access(
+                Access(
+                    request_id=exchange.request_id,
+                    client_ip=head.client if head else exchange.peer,
+                    method=request.method,
+                    host=head.origin.authority if head else None,
+                    path=head.path if head else None,
+                    protocol=_PROTOCOLS.get(request.version),
+                    status=exchange.status,
+                    bytes_in=request.content.total_bytes,
+                    bytes_out=exchange.bytes_out,
+                    duration_ms=int(duration * 1_000_000) / 1000,
+                    route=exchange.route,
+                    decision=exchange.decision,
+                    reason=exchange.reason,
+                    detail=exchange.detail or None,
+                    upstream=exchange.upstream or None,
+                    upstream_status=exchange.upstream_status or None,
+                    upstream_duration_ms=int(exchange.upstream_seconds * 1_000_000) / 1000 or None,
+                    sub=exchange.user or None,
+                    user_agent=request.headers.get("User-Agent"),
+                )
             )
 
 
-_KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_PROTOCOLS = {HttpVersion11: "HTTP/1.1", HttpVersion10: "HTTP/1.0"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from http import HTTPStatus
 from urllib.parse import quote
 
@@ -47,6 +48,7 @@ class Cookies:
         """Whether one session is good for every host below a domain."""
         self._persistent = int(session_lifetime) if settings.persistent else None
 
+        self._read = lru_cache(4096)(Ticket.read)
         self.tally = self.own.login("tally")
         """Counts sign-ins that the browser did not keep."""
         self.farewell = self.own.login("farewell")
@@ -54,7 +56,7 @@ class Cookies:
 
     def ticket(self, head: RequestHead) -> Ticket | None:
         """What the browser holds, if it can be one of ours."""
-        return Ticket.read(self.own.read(head.raw_headers).get(self.own.session))
+        return self._read(self.own.read(head.raw_headers).get(self.own.session))
 
     def session(self, ticket: Ticket) -> Cookie:
         """The cookie of a session."""
@@ -248,7 +250,7 @@ class Login:
         return url if return_to and len(url) <= LONGEST_LINK else start
 
     def _succeeded(self, head: RequestHead, signed_in: SignedIn, claims: VerifiedClaims) -> None:
-        self._telemetry.metrics.logins.labels("success", "").inc()
+        self._telemetry.metrics.logins.inc("success", "")
         self._telemetry.audit(
             "login.succeeded",
             request_id=head.request_id,
@@ -260,7 +262,7 @@ class Login:
 
     def _failed(self, head: RequestHead, fault: ProxyError) -> None:
         metrics, fields = self._telemetry.metrics, {"code": fault.code, "reason": fault.detail}
-        metrics.logins.labels("failure", fault.code).inc()
+        metrics.logins.inc("failure", fault.code)
         self._telemetry.audit("login.failed", request_id=head.request_id, client_ip=head.client, **fields)
         if fault.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             self._telemetry.message("warning", "request.failed", request_id=head.request_id, route=head.path, **fields)

@@ -138,7 +138,7 @@ class Logout:
         return ended
 
     def _ended(self, head: RequestHead, kind: str, ended: list[str], *, sub: str | None) -> None:
-        self._telemetry.metrics.logouts.labels(kind).inc(len(ended))
+        self._telemetry.metrics.logouts.inc(kind, by=len(ended))
         self._telemetry.audit(
             f"logout.{kind}",
             request_id=head.request_id,

@@ -174,13 +174,13 @@ class Refresher:
             renewed = session.refreshed(claims, tokens, self._archive.clock())
             signed_in = self._archive.describe(ticket, renewed)
         except LoginFault as fault:
-            self._telemetry.metrics.refreshes.labels("refused").inc()
+            self._telemetry.metrics.refreshes.inc("refused")
             return await self._refused(ticket, session, fault, first=first)
         except ProviderFault as fault:
-            self._telemetry.metrics.refreshes.labels("failure").inc()
+            self._telemetry.metrics.refreshes.inc("failure")
             self._remember(ticket, fault)
             raise
-        self._telemetry.metrics.refreshes.labels("success").inc()
+        self._telemetry.metrics.refreshes.inc("success")
         self._failed.pop(ticket.record_id, None)
         self._unsaved[ticket.record_id] = signed_in
         try:
@@ -219,7 +219,7 @@ class Refresher:
             if current.tokens.refresh_token != before.tokens.refresh_token:
                 return self._archive.describe(ticket, current)
             await self._archive.drop(ticket.record_id)
-        self._telemetry.metrics.logouts.labels("refused").inc()
+        self._telemetry.metrics.logouts.inc("refused")
         self._telemetry.audit(
             "session.ended",
             session=ticket.record_id[:16],

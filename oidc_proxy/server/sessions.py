@@ -129,11 +129,14 @@ class Sessions:
         Raises ProviderFault when the access token has expired and the provider cannot be asked for a new one.
         """
         known = self._cache.find(record_key(ticket.record_id))
+        now = self._clock()
         if known is None or not _same(known.ticket, ticket):
             known = await self._look_up(ticket)
             if known is None:
                 return None
-        now = self._clock()
+            now = self._clock()
+        if now < known.quiet_until:
+            return known
         fresh = freshness(known, self._settings, now)
         if fresh is Freshness.LIVE:
             if now - known.seen_at >= self._settings.touch_after:
@@ -261,7 +264,7 @@ class Sessions:
         return self._archive
 
     def _ended(self, record_id: str, subject: str, kind: str, reason: str) -> None:
-        self._telemetry.metrics.logouts.labels(kind).inc()
+        self._telemetry.metrics.logouts.inc(kind)
         self._telemetry.audit("session.ended", session=record_id[:16], sub=subject, reason=reason)
 
     # ── what is open on behalf of a session ──
@@ -314,4 +317,4 @@ class Sessions:
 
 def _same(one: Ticket, other: Ticket) -> bool:
     """Whether it is the very ticket: the handle alone finds a record, and opens nothing."""
-    return hmac.compare_digest(one.key, other.key)
+    return one is other or hmac.compare_digest(one.key, other.key)

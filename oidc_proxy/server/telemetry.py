@@ -1,24 +1,30 @@
-"""What is seen from outside: request ids, the access log, audit events, metrics.
+"""What is seen from outside: request ids, the access log, audit events.
 
-One JSON object a line on standard output. Values are data: nothing is formatted into text, and no token, code, state or
-cookie is ever handed to this module.
+One JSON object a line. Values are data: nothing is formatted into text, and no token, code, state or cookie is ever
+handed to this module.
 """
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import logging
+import random
 import secrets
 import sys
-from collections.abc import Callable
-from typing import Any, Literal, TextIO
+import time
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from typing import Annotated, Any, Literal, TextIO
 
 import msgspec
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import Field
 
-from .. import __version__
 from ..errors import ProxyError
+from ..policy.readings import SAME_IN_EVERY_READING
 from ..values import Instant, Settings, rfc3339
+from .metrics import Family, Label, Metrics, counter
+from .outlet import Outlet
 
 
 class LogSettings(Settings):
@@ -28,131 +34,92 @@ class LogSettings(Settings):
         "info", description="Least severe messages that are logged."
     )
     access: bool = Field(True, description="One line for each request.")
+    access_sample: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of the requests passed on that get a line, from 0 to 1. What was refused, went wrong or is "
+        "about a sign-in always gets one.",
+        examples=[0.01],
+    )
+    exclude_paths: tuple[Annotated[str, Field(pattern="^/")], ...] = Field(
+        (),
+        description="Paths whose requests get no line: exactly this path and, if it ends with a slash, what is below "
+        "it. What was refused or went wrong gets one all the same.",
+        examples=[["/favicon.ico", "/static/"]],
+    )
     audit: bool = Field(True, description="One line for each sign-in, sign-out, refusal and end of a session.")
 
 
-BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+class Access(msgspec.Struct, gc=False):
+    """What the access log says of one request. docs/logging.md has the meaning of each field."""
+
+    request_id: str
+    client_ip: str
+    method: str | None
+    host: str | None
+    path: str | None
+    protocol: str | None
+    status: int
+    bytes_in: int
+    bytes_out: int
+    duration_ms: float | None
+    route: str
+    decision: str
+    reason: str
+    detail: str | None
+    upstream: str | None
+    upstream_status: int | None
+    upstream_duration_ms: float | None
+    sub: str | None
+    user_agent: str | None
 
 
-class Metrics:
-    """Prometheus metrics of one process. Labels hold configured names and codes, never anything that a client sent."""
-
-    def __init__(self) -> None:
-        registry = self.registry = CollectorRegistry()
-        self.build_info = Gauge(
-            "oidc_proxy_build_info", "Version that is running.", ["version", "python"], registry=registry
-        )
-        self.build_info.labels(__version__, ".".join(map(str, sys.version_info[:3]))).set(1)
-        self.requests = Counter(
-            "oidc_proxy_http_requests_total", "Requests answered.", ["route", "method", "code"], registry=registry
-        )
-        self.duration = Histogram(
-            "oidc_proxy_http_request_duration_seconds",
-            "Time from the request's head to the end of the answer.",
-            ["route"],
-            buckets=BUCKETS,
-            registry=registry,
-        )
-        self.unreadable = Counter(
-            "oidc_proxy_http_unreadable_requests_total",
-            "Requests that could not be read, or did not arrive in time.",
-            ["code"],
-            registry=registry,
-        )
-        self.turned_away = Counter(
-            "oidc_proxy_http_connections_refused_total",
-            "Connections that were closed at once because there were too many.",
-            registry=registry,
-        )
-        self.in_flight = Gauge("oidc_proxy_http_requests_in_flight", "Requests being answered.", registry=registry)
-        self.decisions = Counter(
-            "oidc_proxy_authz_decisions_total", "Decisions taken.", ["decision", "reason"], registry=registry
-        )
-        self.logins_started = Counter("oidc_proxy_login_started_total", "Sign-ins begun.", registry=registry)
-        self.logins = Counter(
-            "oidc_proxy_login_completed_total", "Sign-ins ended.", ["result", "error"], registry=registry
-        )
-        self.logouts = Counter("oidc_proxy_logout_total", "Sessions ended.", ["kind"], registry=registry)
-        self.refreshes = Counter(
-            "oidc_proxy_token_refresh_total", "Access tokens renewed, or not.", ["result"], registry=registry
-        )
-        self.refresh_duration = Histogram(
-            "oidc_proxy_token_refresh_duration_seconds",
-            "Time that the provider took to renew an access token, or not to.",
-            buckets=BUCKETS,
-            registry=registry,
-        )
-        self.lock_wait = Histogram(
-            "oidc_proxy_session_lock_wait_seconds",
-            "Time for which this process waited for another one to renew an access token.",
-            buckets=BUCKETS,
-            registry=registry,
-        )
-        self.errors = Counter("oidc_proxy_errors_total", "Answers of our own to a fault.", ["code"], registry=registry)
-        self.provider_up = Gauge(
-            "oidc_proxy_provider_up", "Whether metadata and keys of the provider are known.", registry=registry
-        )
-        self.jwks_age = Gauge("oidc_proxy_jwks_age_seconds", "Age of the provider's keys.", registry=registry)
-        self.unconfirmed = Counter(
-            "oidc_proxy_session_unconfirmed_total",
-            "Requests served from memory while the store could not be asked.",
-            registry=registry,
-        )
-        self.store_operations = Counter(
-            "oidc_proxy_session_store_operations_total",
-            "Operations of the session store.",
-            ["op", "result"],
-            registry=registry,
-        )
-        self.store_duration = Histogram(
-            "oidc_proxy_session_store_operation_duration_seconds",
-            "Time that an operation of the session store took.",
-            ["op"],
-            buckets=BUCKETS,
-            registry=registry,
-        )
-
-        self.reloads = Counter(
-            "oidc_proxy_reloads_total",
-            "Times that changed files were read again.",
-            ["setting", "result"],
-            registry=registry,
-        )
-
-    def store_operation(self, op: str, result: str, seconds: float) -> None:
-        """An operation of the store has ended: ``result`` is success or failure."""
-        self.store_operations.labels(op, result).inc()
-        self.store_duration.labels(op).observe(seconds)
-
-    def exposition(self) -> bytes:
-        """The metrics in Prometheus' text format."""
-        return generate_latest(self.registry)
+_LINE = b'{"ts":"%b%03dZ","level":"%b","type":"%b",%b\n'
+_LAG_EVERY = 1.0
 
 
 class Telemetry:
-    """Log and metrics of one process."""
+    """Log and metrics of one process. ``out`` gets each line at once; else standard output gets them gathered."""
 
     def __init__(self, settings: LogSettings, clock: Callable[[], Instant], out: TextIO | None = None) -> None:
         self.settings, self.metrics = settings, Metrics()
         self._clock = clock
+        self._process, self._serial = secrets.token_hex(4), itertools.count(secrets.randbits(32))
         self._turned_away = 0.0
-        self._out = out if out is not None else sys.stdout
         self._encode = msgspec.json.Encoder(enc_hook=str).encode
         self._least = getattr(logging, settings.level.upper())
+        self._second, self._stamp = -1, b""
+        self._unlogged = frozenset(settings.exclude_paths)
+        self._unlogged_below = tuple(path for path in settings.exclude_paths if path.endswith("/"))
+        self._lag: asyncio.TimerHandle | None = None
+        self._outlet: Outlet | _Direct
+        if out is not None:
+            self._outlet = _Direct(out)
+        else:
+            self._outlet = Outlet(None if sys.stdout is None else 1, self._recovered)
+        self.metrics.include(self._lines_lost)
+
+    def open(self) -> None:
+        """Measure from now on how late the event loop is that runs."""
+        due = time.perf_counter() + _LAG_EVERY
+        self._lag = asyncio.get_running_loop().call_later(_LAG_EVERY, self._measure_lag, due)
+
+    def close(self) -> None:
+        """Write what is not yet written."""
+        if self._lag is not None:
+            self._lag.cancel()
+        self._outlet.close()
 
     def fresh_request_id(self) -> str:
-        """16 hexadecimal digits."""
-        return secrets.token_hex(8)
+        """16 hexadecimal digits, no two alike: half of them tell the processes apart."""
+        return f"{self._process}{next(self._serial) & 0xFFFFFFFF:08x}"
+
+    # ── what is written ──
 
     def write(self, kind: str, level: str, **fields: Any) -> None:
-        """One line. ``kind`` is access, audit or app."""
-        line = {"ts": rfc3339(self._clock()), "level": level, "type": kind, **fields}
-        # A lone surrogate is the one thing that would not encode.
-        encoded = self._encode(line) if _encodable(line) else self._encode({k: _clean(v) for k, v in line.items()})
-        text = encoded.decode()
-        # JSON escapes only what is below U+0020: other characters end a line as well, or steer a terminal.
-        self._out.write((text if text.isprintable() else "".join(map(_printable, text))) + "\n")
-        self._out.flush()
+        """One line. ``kind`` is audit or app; there is at least one field."""
+        self._write(kind.encode(), level, fields)
 
     def message(self, level: Literal["debug", "info", "warning", "error"], event: str, **fields: Any) -> None:
         """Something worth knowing for whoever runs the gateway."""
@@ -164,15 +131,74 @@ class Telemetry:
         if self.settings.audit:
             self.write("audit", "info", event=event, **fields)
 
+    def access(self, line: Access) -> None:
+        """A request has been answered. What was refused or went wrong is always logged, the rest as settings say."""
+        if self.settings.access and not self._is_left_out(line):
+            self._write(b"access", "info", line)
+
+    def _is_left_out(self, line: Access) -> bool:
+        if line.decision != "allow" or line.reason or line.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return False
+        if self._unlogged and self._is_unlogged(line.path or ""):
+            return True
+        share = self.settings.access_sample
+        return share < 1 and random.random() >= share  # noqa: S311  a sample, no secret
+
+    def _is_unlogged(self, path: str) -> bool:
+        """Below an excluded path is only what no backend can take for another path."""
+        if path in self._unlogged:
+            return True
+        return path.startswith(self._unlogged_below) and SAME_IN_EVERY_READING.fullmatch(path) is not None
+
+    def _write(self, kind: bytes, level: str, fields: Access | dict[str, Any]) -> None:
+        second, fraction = divmod(round(self._clock() * 1_000_000), 1_000_000)
+        if second != self._second:
+            self._second, self._stamp = second, rfc3339(second)[:-4].encode()
+        line = _LINE % (self._stamp, fraction // 1000, level.encode(), kind, self._encoded(fields)[1:])
+        self._outlet.add(line, urgent=kind != b"access")
+
+    def _encoded(self, fields: Access | dict[str, Any]) -> bytes:
+        """JSON of printable characters: others end lines, or steer a terminal. JSON escapes only those below U+0020."""
+        try:
+            encoded = self._encode(fields)
+        except UnicodeEncodeError:  # a lone surrogate, which stands for a byte that is no text
+            encoded = self._encode(_clean(msgspec.to_builtins(fields, enc_hook=str)))
+        if encoded.isascii() and b"\x7f" not in encoded:
+            return encoded
+        text = encoded.decode()
+        return encoded if text.isprintable() else "".join(map(_printable, text)).encode()
+
+    # ── what nobody but us sees ──
+
     def unreadable(self, fault: ProxyError, *, request_id: str, client_ip: str, bytes_out: int) -> None:
         """A request that no handler saw, and that was answered with this fault."""
-        self.metrics.unreadable.labels(fault.code).inc()
-        self.metrics.errors.labels(fault.code).inc()
-        self.metrics.requests.labels("", "other", fault.status).inc()
+        self.metrics.unreadable.inc(fault.code)
+        self.metrics.errors.inc(fault.code)
+        self.metrics.requests.inc("", "other", fault.status)
         if self.settings.access:
-            fields = {"status": fault.status, "bytes_out": bytes_out, "decision": "error", "reason": fault.code}
-            head = {"method": None, "host": None, "path": None, "route": "", "detail": fault.detail or None}
-            self.write("access", "info", request_id=request_id, client_ip=client_ip, **head, **fields)
+            self.access(
+                Access(
+                    request_id=request_id,
+                    client_ip=client_ip,
+                    method=None,
+                    host=None,
+                    path=None,
+                    protocol=None,
+                    status=fault.status,
+                    bytes_in=0,
+                    bytes_out=bytes_out,
+                    duration_ms=None,
+                    route="",
+                    decision="error",
+                    reason=fault.code,
+                    detail=fault.detail or None,
+                    upstream=None,
+                    upstream_status=None,
+                    upstream_duration_ms=None,
+                    sub=None,
+                    user_agent=None,
+                )
+            )
 
     def turned_away(self) -> None:
         """A connection that there was no room for. At most one line a minute says so."""
@@ -182,6 +208,17 @@ class Telemetry:
             self._turned_away = now
             self.message("warning", "connections.full", reason="http.limits.connections is reached")
 
+    def _measure_lag(self, due: float) -> None:
+        self.metrics.loop_lag.observe(max(0.0, time.perf_counter() - due))
+        self.open()
+
+    def _recovered(self, lost: int) -> None:
+        self.message("warning", "log.lines_lost", lines=lost, reason="standard output took no more")
+
+    def _lines_lost(self) -> Iterator[Family]:
+        lost: dict[tuple[Label, ...], float] = {(): self._outlet.lost}
+        yield counter("log_lines_lost", "Log lines that were dropped because nobody took them.", series=lost)
+
     def take_over_logging(self) -> None:
         """Let the standard library's log, where libraries write, come out in the same form."""
         handler = _Handler(self)
@@ -190,14 +227,19 @@ class Telemetry:
         root.setLevel(self._least)
 
 
-def _encodable(line: dict[str, Any]) -> bool:
-    for value in line.values():
-        if isinstance(value, str) and not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                return False
-    return True
+class _Direct:
+    """Lines that are written to a text file as they come."""
+
+    lost = 0
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def add(self, line: bytes, urgent: bool = False) -> None:
+        self._out.write(line.decode())
+
+    def close(self) -> None:
+        self._out.flush()
 
 
 def _printable(character: str) -> str:
@@ -208,7 +250,11 @@ def _printable(character: str) -> str:
 
 
 def _clean(value: Any) -> Any:
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {name: _clean(one) for name, one in value.items()}
+    return [_clean(one) for one in value] if isinstance(value, list) else value
 
 
 class _Handler(logging.Handler):

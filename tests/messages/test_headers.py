@@ -139,6 +139,28 @@ def test_px_17_authorization_is_untouched_in_pass_through_mode() -> None:
     assert passes.to_backend(lines("X-Forwarded-User: admin")) == []
 
 
+@pytest.mark.parametrize("name", ["traceparent", "Tracestate", "BAGGAGE", "trace_parent"])
+def test_f239_a_trace_goes_on_only_where_it_is_believed(name: str) -> None:
+    said = lines(f"{name}: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    assert FILTER.to_backend(said) == (said if name == "trace_parent" else [])
+    assert FILTER.to_backend(said, traced=True) == said
+
+
+@pytest.mark.parametrize(
+    ("said", "added"),
+    [
+        (["ETag: x"], True),
+        (["cache-control: public"], False),
+        (["Connection: cache-control", "Cache-Control: public", "ETag: x"], True),
+        (["Cache-Control: public", "Connection: x, Cache-Control"], True),
+    ],
+)
+def test_br_1_an_answer_for_one_user_says_so_unless_the_backend_speaks_of_caching(said: list[str], added: bool) -> None:
+    ours = lines("Cache-Control: private, no-store", "Vary: Cookie") if added else []
+    left = FILTER.to_client(lines(*said))
+    assert FILTER.to_client(lines(*said), private=True) == left + ours
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -12,7 +12,10 @@ from oidc_proxy.messages import (
     EndpointSettings,
     Origins,
     client_address,
+    forwarded_element,
+    forwarded_for,
     is_navigation,
+    is_trusted,
     prefers_html,
     query_parameters,
     request_id,
@@ -179,25 +182,71 @@ def test_fw_10_without_trusted_proxies_the_client_is_the_peer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("peer", "offered", "kept"),
+    ("offered", "kept"),
     [
-        ("10.0.0.1", "0af76519-16cd.43dd_8448", True),
-        ("10.0.0.1", "a" * 128, True),
-        ("192.0.2.9", "0af7651916cd43dd", False),
-        ("10.0.0.1", None, False),
-        ("10.0.0.1", "short", False),
-        ("10.0.0.1", "a" * 129, False),
-        ("10.0.0.1", "-starts-with-a-dash", False),
-        ("10.0.0.1", "0af7651916cd43dd\n", False),
-        ("10.0.0.1", "0af76519\x1b[31m", False),
-        ("10.0.0.1", "０ａｆ７６５１９１６", False),
-        ("10.0.0.1", '{"a": "b"} and more', False),
+        ("0af76519-16cd.43dd_8448", True),
+        ("a" * 128, True),
+        (None, False),
+        ("short", False),
+        ("a" * 129, False),
+        ("-starts-with-a-dash", False),
+        ("0af7651916cd43dd\n", False),
+        ("0af76519\x1b[31m", False),
+        ("０ａｆ７６５１９１６", False),
+        ('{"a": "b"} and more', False),
     ],
 )
-def test_br_14_a_request_id_is_taken_from_trusted_hops_and_only_if_it_is_one(
-    peer: str, offered: str | None, kept: bool
-) -> None:
-    assert request_id(peer, offered, "fresh", PROXIES) == (offered if kept else "fresh")
+def test_br_14_a_request_id_is_taken_only_if_it_is_one(offered: str | None, kept: bool) -> None:
+    assert request_id(offered, "fresh") == (offered if kept else "fresh")
+
+
+@pytest.mark.parametrize(
+    ("peer", "trusted"),
+    [("10.0.0.1", True), ("192.0.2.9", False), ("", False), ("::ffff:10.0.0.1", True), ("not an address", False)],
+)
+def test_trusted_hops_are_known_by_their_address(peer: str, trusted: bool) -> None:
+    assert is_trusted(peer, PROXIES) is trusted
+    assert not is_trusted(peer, ())
+
+
+@pytest.mark.parametrize(
+    ("lines", "addresses"),
+    [
+        pytest.param([], [], id="nothing"),
+        pytest.param(["for=192.0.2.60;proto=http;by=203.0.113.43"], ["192.0.2.60"], id="RFC 7239 §4: parameters"),
+        pytest.param(["for=192.0.2.43, FOR=198.51.100.17"], ["192.0.2.43", "198.51.100.17"], id="two elements"),
+        pytest.param(["for=192.0.2.43", "for=198.51.100.17"], ["192.0.2.43", "198.51.100.17"], id="FW-4: two headers"),
+        pytest.param(['For="[2001:db8:cafe::17]:4711"'], ["2001:db8:cafe::17"], id="IPv6 with a port"),
+        pytest.param(['for="192.0.2.43:_port";host=x'], ["192.0.2.43"], id="an obfuscated port"),
+        pytest.param(["for=_hidden, for=unknown, proto=https"], ["", "", ""], id="no addresses"),
+        pytest.param([r'for="_x\"; proto=https", for=192.0.2.1'], ["", "192.0.2.1"], id="FW-4: a quote in quotes"),
+        pytest.param([r'for="192.0.2.\1"'], ["192.0.2.1"], id="a quoted pair"),
+        pytest.param(['for="'], [""], id="FW-4: an open quote"),
+        pytest.param(['for=192.0.2.1;x=", for=192.0.2.2'], [""], id="FW-4: an open quote swallows what follows"),
+        pytest.param(["for=192.0.2.1,"], [""], id="an empty element"),
+        pytest.param(["for=192.0.2.1;;proto=http"], [""], id="an empty pair"),
+        pytest.param(["for=192.0.2.1:80"], [""], id="a port without quotes"),
+        pytest.param([""], [""], id="an empty header"),
+        pytest.param(["garbage", "for=192.0.2.1"], ["", "192.0.2.1"], id="a malformed header says nothing"),
+        pytest.param(["for=192.0.2.1", "garbage"], [""], id="and what was before it neither"),
+    ],
+)
+def test_fw_4_forwarded_is_read_by_its_grammar(lines: list[str], addresses: list[str]) -> None:
+    assert forwarded_for(lines) == addresses
+
+
+@pytest.mark.parametrize(
+    ("address", "element"),
+    [
+        ("192.0.2.1", "for=192.0.2.1"),
+        ("2001:db8::1", 'for="[2001:db8::1]"'),
+        ("fe80::1%eth0", 'for="[fe80::1]"'),
+        ("", "for=unknown"),
+    ],
+)
+def test_forwarded_is_written_by_its_grammar(address: str, element: str) -> None:
+    assert forwarded_element(address) == element
+    assert forwarded_for([element]) == ["" if not address else address.partition("%")[0]]
 
 
 # ── is somebody looking ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -208,6 +208,9 @@ async def planted_ones_are_found(it: Scene, redis_server: RedisServer) -> None:
         await client.hset("elsewhere", mapping={"field": b"\x00" + value.encode().hex().encode() + b"\xff"})
     async with Browser() as mallory:
         await mallory.fetch(f"{it.gateway.url}/{value}")
+    async with asyncio.timeout(5):
+        while value not in it.gateway.log:  # lines about requests are written a moment later
+            await asyncio.sleep(0.05)
     read = await it.everything()
     assert it.canaries.found_in(read["Redis"]) == {"planted, in hexadecimal"}
     assert it.canaries.found_in(read["the log"]) >= {"planted, as it is"}

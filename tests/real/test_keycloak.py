@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 
-from tests.gateway import merged, running_app
+from tests.gateway import merged, running_app, sample
 from tests.real.keycloak import ANN, BOB, Keycloak
 from tests.real.parts import free_port
 from tests.real.places import asks_for_password, headers_of, place
@@ -176,10 +176,7 @@ class TestRefresh:
                 assert bearer not in renewed
                 bearer = renewed.pop()
                 assert (await userinfo(keycloak, here.realm, bearer))[0] == 200
-                refreshes = app.telemetry.metrics.registry.get_sample_value(
-                    "oidc_proxy_token_refresh_total", {"result": "success"}
-                )
-                assert refreshes == count
+                assert sample(app, "token_refresh_total", result="success") == count
             assert await here.sessions_of("ann") == 1
             left = await sign_out(ann, here.url)
             assert left.url.startswith(f"{here.url}/oauth2/signed_out"), "the renewed ID token is the hint"

@@ -94,8 +94,7 @@ async def test_f66_an_ended_session_is_over_at_once() -> None:
         assert (await ask(world, "DELETE", f"/sessions/{first}"))[0] == 404
         (line,) = world.lines(event="admin.session_revoked")
         assert (line["session"], line["sub"]) == (first[:16], subject(world))
-        registry = world.app.telemetry.metrics.registry
-        assert registry.get_sample_value("oidc_proxy_logout_total", {"kind": "admin"}) == 1
+        assert world.metric("logout_total", kind="admin") == 1
 
 
 async def test_f265_all_sessions_of_a_user_end_together() -> None:
@@ -169,9 +168,8 @@ async def test_f66_a_store_that_is_away_is_no_missing_session() -> None:
             status, said, headers = await ask(world, method, path)
             assert (status, said["code"]) == (503, "store_unavailable")
             assert int(headers["Retry-After"]) > 0
-        value = world.app.telemetry.metrics.registry.get_sample_value
-        assert value("oidc_proxy_session_store_up") == 0
-        assert value("oidc_proxy_session_store_operations_total", {"op": "members", "result": "failure"}) == 1
+        assert world.metric("session_store_up") == 0
+        assert world.metric("session_store_operations_total", op="members", result="failure") == 1
 
 
 # ── who may ask ──
@@ -284,16 +282,15 @@ async def test_f138_the_cache_and_the_store_are_seen_in_the_metrics() -> None:
         await signed_in(world, ann)
         for _ in range(3):
             await ann.fetch(f"{world.url}/echo")
-        value = world.app.telemetry.metrics.registry.get_sample_value
-        assert value("oidc_proxy_sessions_cached") == 1
-        assert value("oidc_proxy_session_store_up") == 1
-        assert value("oidc_proxy_session_cache_total", {"result": "hit"}) == 3
-        assert value("oidc_proxy_session_cache_total", {"result": "miss"}) == 1
-        assert (value("oidc_proxy_session_invalidations_total") or 0) > 0
-        assert value("oidc_proxy_session_store_operations_total", {"op": "put", "result": "success"}) == 2
-        gets = value("oidc_proxy_session_store_operations_total", {"op": "get", "result": "success"})
+        assert world.metric("sessions_cached") == 1
+        assert world.metric("session_store_up") == 1
+        assert world.metric("session_cache_total", result="hit") == 3
+        assert world.metric("session_cache_total", result="miss") == 1
+        assert (world.metric("session_invalidations_total") or 0) > 0
+        assert world.metric("session_store_operations_total", op="put", result="success") == 2
+        gets = world.metric("session_store_operations_total", op="get", result="success")
         assert gets
-        assert value("oidc_proxy_session_store_operation_duration_seconds_count", {"op": "get"}) == gets
+        assert world.metric("session_store_operation_duration_seconds_count", op="get") == gets
         url = f"http://127.0.0.1:{world.app.admin_port}/metrics"
         async with aiohttp.ClientSession() as http, http.get(url) as answer:
             assert b"oidc_proxy_session_cache_total" in await answer.read()
@@ -304,7 +301,6 @@ async def test_f60_a_renewal_is_counted_and_timed() -> None:
         await signed_in(world, ann)
         world.clock.advance(301)
         assert (await ann.fetch(f"{world.url}/echo")).status == 200
-        value = world.app.telemetry.metrics.registry.get_sample_value
-        assert value("oidc_proxy_token_refresh_total", {"result": "success"}) == 1
-        assert value("oidc_proxy_token_refresh_duration_seconds_count") == 1
-        assert value("oidc_proxy_session_lock_wait_seconds_count") == 0
+        assert world.metric("token_refresh_total", result="success") == 1
+        assert world.metric("token_refresh_duration_seconds_count") == 1
+        assert world.metric("session_lock_wait_seconds_count") == 0

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from oidc_proxy.errors import ProxyError
 from oidc_proxy.server.front import HttpSettings, Listener, ListenSettings, open_sockets
-from oidc_proxy.server.front.sockets import begin_no_more, forget_socket
+from oidc_proxy.server.front.sockets import forget_socket
 from tests.wire import connected
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -161,26 +161,6 @@ def test_f245_descriptors(opened: list[socket.socket]) -> None:
     assert datagrams[0].send(b"x") == 1, "it is still open"
 
 
-def test_f232_who_has_been_accepted_stays_and_no_handshake_begins(opened: list[socket.socket]) -> None:
-    ((listening,),) = open_sockets("127.0.0.1:0")
-    opened.append(listening)
-    with socket.create_connection(listening.getsockname()) as early:
-        early.sendall(REQUEST)
-        assert begin_no_more(listening)
-        with pytest.raises(TimeoutError):
-            socket.create_connection(listening.getsockname(), timeout=0.3)
-        accepted, _ = listening.accept()
-        with accepted:
-            assert accepted.recv(100) == REQUEST
-            with pytest.raises(BlockingIOError):
-                listening.accept()
-
-
-def test_f232_a_unix_domain_socket_has_no_handshakes(opened: list[socket.socket], tmp_path: Path) -> None:
-    opened += open_sockets(f"unix:{tmp_path / 'x.sock'}")[0]
-    assert not begin_no_more(opened[0])
-
-
 # ── the end ──
 
 
@@ -246,7 +226,7 @@ async def test_f232_bytes_that_have_arrived_are_read_before_a_connection_is_clos
             assert client.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
             (connection,) = listener._connections
             client.sendall(REQUEST)
-            connection.leave(asyncio.get_running_loop().time() + 3600)
+            connection.close_if_quiet(asyncio.get_running_loop().time() + 3600)
             client.settimeout(5)
             closing = asyncio.create_task(listener.close(5))
             assert (await asyncio.to_thread(client.recv, 1000)).startswith(b"HTTP/1.1 200 OK\r\n")

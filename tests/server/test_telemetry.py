@@ -10,11 +10,9 @@ from typing import Any
 
 import pytest
 
-from oidc_proxy.server.archive import SignedIn
-from oidc_proxy.server.cache import Cache
-from oidc_proxy.server.gauges import session_metrics
-from oidc_proxy.server.store import MemoryStore
-from oidc_proxy.server.telemetry import LogSettings, Telemetry
+from oidc_proxy.errors import RequestFault
+from oidc_proxy.server.telemetry import Access, LogSettings, Telemetry
+from tests.stories.proxied import ann, get, world_with
 from tests.world import Clock
 
 
@@ -66,6 +64,125 @@ def test_bytes_that_are_no_text_do_not_break_a_line(value: str) -> None:
     (line,) = lines(out)
     assert "\\ud" in line["user_agent"]
     assert line["path"] == "/é"
+
+
+def access(**fields: Any) -> Access:
+    """An ordinary request that was passed on."""
+    usual = {
+        "request_id": "1", "client_ip": "192.0.2.1", "method": "GET", "host": "app.test", "path": "/",
+        "protocol": "HTTP/1.1", "status": 200, "bytes_in": 0, "bytes_out": 10, "duration_ms": 1.5, "route": "app",
+        "decision": "allow", "reason": "", "detail": None, "upstream": "default", "upstream_status": 200,
+        "upstream_duration_ms": 1.25, "sub": None, "user_agent": None,
+    }  # fmt: skip
+    return Access(**{**usual, **fields})
+
+
+@pytest.mark.parametrize("value", [*HOSTILE, "\udcff", "é\udcff\x7f"], ids=ascii)
+@pytest.mark.parametrize("field", ["path", "user_agent", "method", "detail"])
+def test_br14_f236_no_request_forges_or_breaks_its_line(field: str, value: str) -> None:
+    told, out = telemetry()
+    told.access(access(**{field: value}))
+    (line,) = lines(out)
+    assert line[field] == value.encode("utf-8", "backslashreplace").decode()
+    assert (line["type"], line["status"]) == ("access", 200)
+
+
+def test_the_time_is_that_of_each_line_to_the_millisecond() -> None:
+    clock, out = Clock(1_790_000_000.9996), io.StringIO()
+    told = Telemetry(LogSettings(), clock, out)
+    for seconds in (0, 0.0005, 0.9, 60, -60):
+        clock.advance(seconds)
+        told.access(access())
+    assert [line["ts"][11:] for line in lines(out)] == [
+        "14:13:20.999Z", "14:13:21.000Z", "14:13:21.900Z", "14:14:21.900Z", "14:13:21.900Z",
+    ]  # fmt: skip
+    assert out.getvalue().startswith(
+        '{"ts":"2026-09-21T14:13:20.999Z","level":"info","type":"access","request_id":"1",'
+    )
+
+
+TROUBLES: list[dict[str, Any]] = [
+    {"decision": "forbidden", "status": 403, "reason": "groups"},
+    {"decision": "error", "status": 404, "reason": "bad_request"},
+    {"decision": "login", "status": 302},
+    {"status": 502, "reason": "upstream_timeout"},
+    {"reason": "upstream_invalid_response"},
+    {"status": 500},
+    {"decision": "", "route": "/oauth2/callback", "status": 302},
+]
+
+
+@pytest.mark.parametrize("settings", [{"access_sample": 0}, {"exclude_paths": ["/"]}])
+def test_f236_what_is_left_out_is_never_a_refusal_or_a_fault(settings: dict[str, Any]) -> None:
+    told, out = telemetry(**settings)
+    told.access(access())
+    told.access(access(status=404))
+    told.access(access(status=499))
+    assert lines(out) == []
+    for trouble in TROUBLES:
+        told.access(access(**trouble))
+    told.unreadable(RequestFault("bad_request", "x"), request_id="1", client_ip="192.0.2.1", bytes_out=1)
+    assert len(lines(out)) == len(TROUBLES) + 1
+
+
+def test_a_sample_is_about_as_large_as_was_asked_for() -> None:
+    told, out = telemetry(access_sample=0.25)
+    for _ in range(4000):
+        told.access(access())
+    assert 800 < len(lines(out)) < 1200  # seven standard deviations
+
+
+@pytest.mark.parametrize(
+    ("path", "logged"),
+    [
+        ("/live", False), ("/live/", True), ("/live/x", True), ("/liver", True), ("/lIve", True), ("/liv%65", True),
+        ("/static/", False), ("/static/a/b.css", False), ("/static", True), ("/staticx", True),
+        # What a backend may take for another path.
+        ("/static/../admin", True), ("/static/./a", True), ("/static/%2e%2e/admin", True), ("/static//admin", True),
+        ("/static/..;/admin", True), ("/static/..\\admin", True), ("/static/é", True), (None, True),
+    ],
+)  # fmt: skip
+def test_f236_only_what_cannot_be_another_path_goes_unseen(path: str | None, logged: bool) -> None:
+    told, out = telemetry(exclude_paths=["/live", "/static/"])
+    told.access(access(path=path))
+    assert bool(lines(out)) is logged
+
+
+@pytest.mark.parametrize("wrong", [{"access_sample": 1.5}, {"access_sample": -1}, {"exclude_paths": ["static"]}])
+def test_settings_that_mean_nothing(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        LogSettings.model_validate(wrong)
+
+
+def test_no_access_log_is_none() -> None:
+    told, out = telemetry(access=False)
+    told.access(access(status=500))
+    told.unreadable(RequestFault("bad_request", "x"), request_id="1", client_ip="192.0.2.1", bytes_out=1)
+    assert lines(out) == []
+
+
+async def test_f236_a_request_s_line_tells_what_came_and_went() -> None:
+    async with world_with() as (world, backend):
+        cookie = await ann(world)
+        backend.seen.clear()
+        response = await get(world, line="POST /public/x?secret", body=b"b" * 5000)
+        (line,) = world.lines(type="access", path="/public/x")
+        assert (line["protocol"], line["bytes_in"], line["upstream"], line["sub"]) == (
+            "HTTP/1.1",
+            5000,
+            "default",
+            None,
+        )
+        assert line["bytes_out"] > len(response.body)
+        assert 0 < line["upstream_duration_ms"] <= line["duration_ms"]
+        await get(world, line="GET /y", cookie=cookie)
+        (line,) = world.lines(type="access", path="/y")
+        assert (line["bytes_in"], line["decision"]) == (0, "allow")
+        assert line["sub"]
+        await get(world, line="GET /z")
+        (line,) = world.lines(type="access", path="/z")
+        assert [line[name] for name in ("upstream", "upstream_status", "upstream_duration_ms")] == [None] * 3
+        assert "secret" not in world.log.getvalue()
 
 
 def test_a_value_that_json_does_not_know_is_written_as_text() -> None:
@@ -129,26 +246,3 @@ def test_what_libraries_log_comes_out_in_the_same_form_without_their_arguments(r
     assert all(line["logger"] == "library" for line in lines(out))
     assert "canary" not in out.getvalue()
     assert len(root.handlers) == 1
-
-
-def test_two_gateways_in_one_process_count_for_themselves() -> None:
-    (one, _), (other, _) = telemetry(), telemetry()
-    one.metrics.errors.labels("bad_request").inc()
-    assert b'oidc_proxy_errors_total{code="bad_request"} 1.0' in one.metrics.exposition()
-    assert b"bad_request" not in other.metrics.exposition()
-
-
-def test_metrics_are_named_as_documented() -> None:
-    told, _ = telemetry()
-    clock = Clock(0)
-    cache: Cache[SignedIn] = Cache(entries=1, ttl=1, grace=0, clock=clock)
-    told.metrics.registry.register(session_metrics(cache, MemoryStore(clock)))
-    text = told.metrics.exposition().decode()
-    for name, kind in {
-        "http_requests_total": "counter", "http_request_duration_seconds": "histogram",
-        "http_requests_in_flight": "gauge",
-        "authz_decisions_total": "counter", "login_started_total": "counter", "login_completed_total": "counter",
-        "logout_total": "counter", "token_refresh_total": "counter", "errors_total": "counter", "provider_up": "gauge",
-        "jwks_age_seconds": "gauge", "session_store_up": "gauge", "build_info": "gauge",
-    }.items():  # fmt: skip
-        assert f"# TYPE oidc_proxy_{name} {kind}\n" in text

@@ -447,6 +447,7 @@ async def test_f245_a_unix_domain_socket(redis_server: RedisServer, tmp_path: Pa
         await line.send(message(gateway.url, "GET /oauth2/userinfo", "X-Forwarded-For: 192.0.2.7"))
         assert (await line.response()).status == 401
         writer.close()
+        await until(lambda: bool(gateway.lines(type="access")))
         (seen,) = gateway.lines(type="access")
         assert seen["client_ip"] == "192.0.2.7"
         gateway.signal(signal.SIGTERM)

@@ -32,7 +32,15 @@ OF_THIS_HOP = {
 IDENTITY = {
     "x-forwarded-user", "x-forwarded-email", "x-forwarded-preferred-username", "x-forwarded-groups", "authorization",
 }  # fmt: skip
-ARRIVAL = {"host", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port", "x-forwarded-for", "x-request-id"}
+ARRIVAL = {
+    "host",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-forwarded-port",
+    "x-forwarded-for",
+    "forwarded",
+    "x-request-id",
+}
 _numbers = itertools.count(1)
 
 
@@ -49,7 +57,7 @@ class Ground:
         number = next(_numbers)
         cookie = "" if route == "/public/" else f"Cookie: {self.cookie}"
         return {
-            "path": f"{route}case-{number}",
+            "path": f"{route}case-{number:06}",
             "host": authority(self.world.url),
             "port": authority(self.world.url).rpartition(":")[2],
             "to": f"Host: {{host}}\\r\\n{cookie}" if cookie else "Host: {host}",
@@ -192,6 +200,7 @@ def _is_what_was_sent(ground: Ground, case: Case, data: bytes, request: Request,
     assert all(names.count(name) == 1 for name in ARRIVAL | (IDENTITY & set(names))), names
     assert request.one("Host") == request.one("X-Forwarded-Host") == authority(ground.world.url).encode()
     assert request.one("X-Forwarded-For") == b"127.0.0.1"
+    assert request.one("Forwarded") == f'for=127.0.0.1;host="{authority(ground.world.url)}";proto=http'.encode()
     assert ground.cookie.encode() not in request.raw
 
 

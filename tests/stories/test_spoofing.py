@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from oidc_proxy.demo.faults import Faults, having
+from oidc_proxy.messages import forwarded_element
 from tests.gateway import World, merged, running_world
 from tests.wire import Recorder, Response, ask, authority, connected, folded, message, recorder
 
@@ -33,7 +34,8 @@ ANNOUNCED = {
 WHERE = [("/public/x", True), ("/public/x", False), ("/optional/x", True), ("/optional/x", False), ("/x", True)]
 """Paths, and whether Ann is signed in when she asks for them."""
 
-ALWAYS = {"host", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port", "x-forwarded-for", "x-request-id"}
+ALWAYS = {"host", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port", "x-forwarded-for"}
+ALWAYS |= {"forwarded", "x-request-id"}
 
 
 @asynccontextmanager
@@ -371,8 +373,62 @@ async def test_the_clients_address_is_what_trusted_hops_vouch_for(
         assert (await sent(world, "/x", cookie, *fields)).status == 200
         assert backend.last().one("X-Forwarded-For").decode() == chain, row
         assert "x-real-ip" not in folded(backend.last().headers)
-        assert "forwarded" not in folded(backend.last().headers)
+        assert backend.last().one("Forwarded").startswith(forwarded_element(client).encode() + b";host="), row
         assert world.lines(type="access")[-1]["client_ip"] == client
+
+
+@pytest.mark.parametrize(
+    ("row", "trusted", "said", "client"),
+    [
+        ("FW-1 from nobody", [], "for=9.9.9.9", "127.0.0.1"),
+        ("FW-3 the last one", ["127.0.0.1"], "for=6.6.6.6, for=9.9.9.9;proto=https", "9.9.9.9"),
+        ("FW-3 hops between", ["127.0.0.1", "10.0.0.0/8"], 'for=9.9.9.9, for="10.1.2.3:99"', "9.9.9.9"),
+        ("FW-4 an open quote", ["127.0.0.1"], 'for=6.6.6.6;x=", for=9.9.9.9', "127.0.0.1"),
+        ("FW-4 hidden", ["127.0.0.1"], "for=_hidden", "127.0.0.1"),
+        ("PX-38 IPv6", ["127.0.0.1"], 'for="[2001:db8::1]"', "2001:db8::1"),
+    ],
+)
+async def test_the_clients_address_as_forwarded_says_it(row: str, trusted: list[str], said: str, client: str) -> None:
+    config = {"listen": {"trusted_proxies": trusted, "client_address_header": "Forwarded"}}
+    async with ann_signed_in(config) as (world, backend, cookie):
+        # The other header is the client's own: whoever writes Forwarded passes it on.
+        assert (await sent(world, "/x", cookie, f"Forwarded: {said}", "X-Forwarded-For: 5.5.5.5")).status == 200
+        request, host = backend.last(), authority(world.url)
+        hops = [client] if client == "127.0.0.1" else [client, "127.0.0.1"]
+        assert request.one("X-Forwarded-For").decode() == ", ".join(hops), row
+        first, *rest = (forwarded_element(hop) for hop in hops)
+        assert request.one("Forwarded").decode() == ", ".join([f'{first};host="{host}";proto=http', *rest]), row
+        assert world.lines(type="access")[-1]["client_ip"] == client
+
+
+async def test_f221_a_backend_that_cannot_bear_forwarded_gets_none_and_via_is_for_those_who_ask() -> None:
+    async with ann_signed_in() as (world, backend, cookie):
+        await sent(world, "/x", cookie, "Via: 1.0 fred")
+        assert backend.last().all("Via") == [b"1.0 fred"]
+    async with ann_signed_in({"upstream": {"forwarded": False, "via": True}}) as (world, backend, cookie):
+        await sent(world, "/x", cookie, "Forwarded: for=6.6.6.6", "Via: 1.0 fred")
+        assert not backend.last().all("Forwarded")
+        assert backend.last().all("Via") == [b"1.0 fred", b"1.1 oidc_proxy"]
+
+
+@pytest.mark.parametrize(
+    ("trusted", "whose", "passed"),
+    [
+        ([], "trusted", False),
+        (["127.0.0.1"], "trusted", True),
+        ([], "anybody", True),
+        (["127.0.0.1"], "nobody", False),
+    ],
+)
+async def test_f239_a_trace_is_continued_for_those_who_are_believed(
+    trusted: list[str], whose: str, passed: bool
+) -> None:
+    config = {"listen": {"trusted_proxies": trusted, "trace_context": whose}}
+    fields = ["traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate: a=1", "baggage: b=2"]
+    async with ann_signed_in(config) as (world, backend, cookie):
+        await sent(world, "/x", cookie, *fields)
+        found = [b": ".join(line).decode() for line in backend.last().headers]
+        assert [line for line in found if line.startswith(("trace", "baggage"))] == (fields if passed else [])
 
 
 @pytest.mark.parametrize(("trusted", "believed"), [([], False), (["127.0.0.1"], True)])

@@ -290,4 +290,4 @@ async def test_f229_the_next_one_is_served_after_many_have_left() -> None:
                 await asyncio.sleep(0.01)
                 line.abort()
         assert (await get(world, line="GET /public/ok")).status == 200
-        await eventually(lambda: b"oidc_proxy_http_requests_in_flight 0.0" in world.app.telemetry.metrics.exposition())
+        await eventually(lambda: world.metric("http_requests_in_flight") == 0)

@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from ...errors import ProxyError
+from ..metrics import Snapshot, merge, negotiated
 from ..provider import ProviderClient
 from ..store import Store
 from ..telemetry import Telemetry
@@ -51,23 +52,20 @@ class Health:
     async def _state(self) -> dict[str, object]:
         """How this worker is."""
         store, provider = await asyncio.gather(_check(self._store.ping()), _check(self._provider.warm_up()))
-        self._telemetry.metrics.provider_up.set(provider == "ok")
         checks = {"store": store, "provider": provider, "draining": "yes" if self.draining else "no"}
         stored = store == "ok" or not self._require_store
         return {"ready": stored and provider == "ok" and not self.draining, "checks": checks}
 
-    async def metrics(self) -> web.Response:
-        """Prometheus' text format."""
-        texts = await self.peers.ask("metrics")
-        body = _sum([text for text in texts.values() if text is not None])
-        return web.Response(text=body, headers={"Content-Type": "text/plain; version=0.0.4"})
+    async def metrics(self, accept: str) -> web.Response:
+        """What was counted, in the format that an Accept header wants."""
+        counted: dict[int, Snapshot | None] = await self.peers.ask("metrics")
+        together = merge(snapshot for snapshot in counted.values() if snapshot is not None)
+        body, media_type = negotiated(together, accept)
+        return web.Response(body=body, headers={"Content-Type": media_type})
 
-    async def _counted(self) -> str:
+    async def _counted(self) -> Snapshot:
         """What this worker has counted."""
-        metrics, age = self._telemetry.metrics, self._provider.keys.age
-        if age is not None:
-            metrics.jwks_age.set(age)
-        return metrics.exposition().decode()
+        return self._telemetry.metrics.snapshot()
 
 
 def _word(state: dict[str, Any] | None) -> str:
@@ -78,17 +76,6 @@ def _word(state: dict[str, Any] | None) -> str:
 
 def _worst(words: list[str]) -> str:
     return next((word for word in words if word not in {"ok", "no"}), words[0])
-
-
-def _sum(texts: list[str]) -> str:
-    lines: dict[str, float | None] = {}
-    for line in (line for text in texts for line in text.splitlines()):
-        name, _, number = line.rpartition(" ")
-        if line.startswith("#"):
-            lines[line] = None
-        else:
-            lines[name] = (lines.get(name) or 0) + float(number)
-    return "".join(f"{name}\n" if number is None else f"{name} {number}\n" for name, number in lines.items())
 
 
 async def _check(work: Awaitable[None]) -> str:

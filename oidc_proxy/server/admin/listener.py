@@ -16,11 +16,11 @@ class Admin:
 
     def __init__(self, health: Health, administration: Administration) -> None:
         self.health, self._administration = health, administration
-        self._pages: dict[str, Callable[[], Awaitable[web.Response]]] = {
-            "/livez": health.live,
-            "/healthz": health.live,
-            "/readyz": health.ready,
-            "/metrics": health.metrics,
+        self._pages: dict[str, Callable[[web.BaseRequest], Awaitable[web.Response]]] = {
+            "/livez": lambda _: health.live(),
+            "/healthz": lambda _: health.live(),
+            "/readyz": lambda _: health.ready(),
+            "/metrics": lambda request: health.metrics(request.headers.get("Accept", "")),
         }
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -32,4 +32,4 @@ class Admin:
             return answer(404, {"error": "not found", "paths": [*sorted(self._pages), "/sessions"]})
         if request.method not in {"GET", "HEAD"}:
             return refusal(405, "use GET", Allow="GET, HEAD")
-        return await page()
+        return await page(request)

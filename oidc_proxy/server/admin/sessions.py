@@ -114,7 +114,7 @@ class Administration:
 
     def _revoked(self, ended: list[str], subject: str | None) -> None:
         for record_id in ended:
-            self._telemetry.metrics.logouts.labels("admin").inc()
+            self._telemetry.metrics.logouts.inc("admin")
             self._telemetry.audit("admin.session_revoked", session=record_id[:16], sub=subject)
 
 

@@ -75,6 +75,17 @@ class ClientRequest(web.BaseRequest):
         return not protocol._owner.draining or protocol.has_more
 
 
+def client_request(
+    message: RawRequestMessage,
+    payload: StreamReader,
+    protocol: web.RequestHandler,
+    writer: AbstractStreamWriter,
+    task: asyncio.Task[None],
+) -> ClientRequest:
+    """What aiohttp makes requests with. The loop is the connection's: asking for the running one is a system call."""
+    return ClientRequest(message, payload, protocol, writer, task, protocol._loop)
+
+
 class _Refusal(web.StreamResponse):
     """A whole answer to a request that no handler saw; the connection closes after it (RFC 9112 §9.6)."""
 
@@ -367,7 +378,7 @@ class FrontProtocol(web.RequestHandler):
         """Whether another request has begun to arrive."""
         return bool(self._messages or self._held or self._head)
 
-    def leave(self, now: float) -> None:
+    def close_if_quiet(self, now: float) -> None:
         """Close if no request is here, none is arriving, and none has come for a while. ``now`` is loop time."""
         waiting = self._waiter is not None and not self._waiter.done() and not self.has_more
         if waiting and self._idle.seconds(self._request_count, now) >= QUIET and not self._unread_bytes():

@@ -9,18 +9,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
 
-from oidc_proxy.server.front.connection import LINGER, ClientRequest, FrontProtocol, Witness
+from oidc_proxy.server.front.connection import LINGER, FrontProtocol, Witness, client_request
 from oidc_proxy.server.front.settings import HttpSettings
-from oidc_proxy.server.front.sockets import begin_no_more
 from oidc_proxy.server.front.tls import ServerTls
 from oidc_proxy.values import Instant
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
-SETTLE = 0.02
-"""Seconds in which handshakes that have begun end, in networks that are near."""
 LOOK = 0.02
 """Seconds between looks at the connections that are still there during a drain."""
 
@@ -52,7 +48,7 @@ class Listener:
 
     async def open(self, sockets: Sequence[socket.socket]) -> None:
         """Accept connections from these sockets, which are closed with the listener."""
-        self.server = web.Server(self._handler, request_factory=_request, handler_cancellation=True)
+        self.server = web.Server(self._handler, request_factory=client_request, handler_cancellation=True)
         self._sockets = sockets
         for each in sockets:
             # The event loop gets its own descriptor, since ours must be there when the loop's is closed.
@@ -95,11 +91,9 @@ class Listener:
                 return int(each.getsockname()[1])
         return 0
 
-    async def stop_accepting(self) -> None:
+    def stop_accepting(self) -> None:
         """Accept what has come already, and no more. Every answer ends its connection from now on."""
         self.draining = True
-        if [begin_no_more(each) for each in self._sockets].count(True):
-            await asyncio.sleep(SETTLE)
         for server in self._servers:
             server.close()
         self._servers.clear()
@@ -131,11 +125,11 @@ class Listener:
     async def close(self, grace: float) -> None:
         """Accept no more, let requests under way finish for ``grace`` seconds, then cut every connection off."""
         loop = asyncio.get_running_loop()
-        await self.stop_accepting()
+        self.stop_accepting()
         end = loop.time() + grace
         while (self._connections or self._greetings) and (now := loop.time()) < end:
             for connection in tuple(self._connections):
-                connection.leave(now)
+                connection.close_if_quiet(now)
             await asyncio.sleep(LOOK)
         for greeting in self._greetings:
             greeting.cancel()
@@ -166,9 +160,3 @@ class Listener:
         for connection in tuple(self._connections):
             connection.review(now)
         self._watch = loop.call_later(self._tick, self._look) if self._connections else None
-
-
-def _request(
-    message: Any, payload: Any, protocol: Any, writer: AbstractStreamWriter, task: asyncio.Task[None]
-) -> web.BaseRequest:
-    return ClientRequest(message, payload, protocol, writer, task, asyncio.get_running_loop())

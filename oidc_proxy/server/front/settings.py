@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -61,9 +61,20 @@ class ListenSettings(Settings):
     )
     trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = Field(
         (),
-        description="Networks of the proxies in front, whose X-Forwarded-For and X-Request-Id are believed. Who "
+        description="Networks of the proxies in front, whose word is believed: the client's address, X-Request-Id and "
+        "the trace context (traceparent, tracestate, baggage). From everybody else these are replaced or removed. Who "
         "connects to a Unix domain socket counts as 127.0.0.1.",
         examples=[["10.0.0.0/8"]],
+    )
+    client_address_header: Literal["X-Forwarded-For", "Forwarded"] = Field(
+        "X-Forwarded-For",
+        description="Where trusted proxies say for whom they ask. Only this one is read: what a proxy does not write "
+        "itself, it may pass on from the client. `Forwarded` is that of RFC 7239.",
+    )
+    trace_context: Literal["trusted", "anybody", "nobody"] = Field(
+        "trusted",
+        description="Whose trace context (traceparent, tracestate, baggage) goes on to the backend: that of trusted "
+        "proxies, also that of browsers which take part in traces, or nobody's.",
     )
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import socket
 import stat
-import struct
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -48,31 +45,6 @@ def forget_socket(address: str) -> None:
         path = Path(address.removeprefix("unix:"))
         if _is_stale(path):
             path.unlink(missing_ok=True)
-
-
-# A filter for what arrives at a listening socket: nothing of a segment with SYN, all of any other (RFC 9293 §3.1).
-_FILTER = b"".join(
-    struct.pack("=HBBI", *instruction)
-    for instruction in ((0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
-)
-_SO_ATTACH_FILTER = 26
-
-
-def begin_no_more(listening: socket.socket) -> bool:
-    """Let no new handshake begin, while those that have begun end; False where that cannot be had.
-
-    Closing a socket breaks connections whose handshake has just ended, which their clients take to be accepted. Those
-    who come too late try again after a second, by which time there is nobody here, or another server.
-    """
-    if sys.platform != "linux" or listening.family == socket.AF_UNIX:
-        return False
-    instructions = ctypes.create_string_buffer(_FILTER, len(_FILTER))
-    program = struct.pack("@HP", len(_FILTER) // 8, ctypes.addressof(instructions))
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
-    except OSError:
-        return False
-    return True
 
 
 def _tcp(family: int, place: object, *, shared: bool = False) -> socket.socket:

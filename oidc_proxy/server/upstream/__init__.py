@@ -4,9 +4,17 @@
 connection with its response, ``pool`` says who may use which, ``client`` puts them together.
 """
 
-from oidc_proxy.server.upstream.client import Upstream
+from oidc_proxy.server.upstream.client import NotConnected, Upstream
 from oidc_proxy.server.upstream.connection import UpstreamResponse
 from oidc_proxy.server.upstream.framing import Body
 from oidc_proxy.server.upstream.settings import UpstreamSettings, UpstreamTimeouts, UpstreamTlsSettings
 
-__all__ = ["Body", "Upstream", "UpstreamResponse", "UpstreamSettings", "UpstreamTimeouts", "UpstreamTlsSettings"]
+__all__ = [
+    "Body",
+    "NotConnected",
+    "Upstream",
+    "UpstreamResponse",
+    "UpstreamSettings",
+    "UpstreamTimeouts",
+    "UpstreamTlsSettings",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Sequence
 
@@ -14,6 +15,14 @@ from oidc_proxy.server.upstream.settings import Address, UpstreamSettings, tls_c
 
 _REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
 """Safe methods (RFC 9110 §9.2.1): the backend may see them twice."""
+
+
+class NotConnected(UpstreamFault):
+    """No connection could be opened; ``reason`` is timeout, name, refused, tls or other."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__("upstream_timeout" if reason == "timeout" else "upstream_unreachable", detail)
+        self.reason = reason
 
 
 class Upstream:
@@ -96,15 +105,15 @@ class Upstream:
                 await self._open(connection)
         except TimeoutError:
             connection.close()
-            raise UpstreamFault("upstream_timeout", f"no connection to {self.settings.url} in time") from None
+            raise NotConnected("timeout", f"no connection to {self.settings.url} in time") from None
         except OSError as error:  # DNS, refusal, TLS
             connection.close()
-            raise UpstreamFault("upstream_unreachable", f"{self.settings.url}: {error}") from error
+            raise NotConnected(_reason(error), f"{self.settings.url}: {error}") from error
         except BaseException:
             connection.close()
             raise
         if connection.closed:
-            raise UpstreamFault("upstream_unreachable", "the new connection was closed at once")
+            raise NotConnected("other", "the new connection was closed at once")
 
     async def _open(self, connection: Connection) -> None:
         loop, address = asyncio.get_running_loop(), self._address
@@ -136,6 +145,11 @@ class Upstream:
             if connection.deadline < now:
                 connection.expire()
         self._watch = loop.call_later(self._tick, self._look) if self._pool.connections else None
+
+
+def _reason(error: OSError) -> str:
+    kinds = ((socket.gaierror, "name"), (ConnectionRefusedError, "refused"), (ssl.SSLError, "tls"))
+    return next((reason for kind, reason in kinds if isinstance(error, kind)), "other")
 
 
 def _forsake(connection: Connection, answer: asyncio.Future[UpstreamResponse]) -> None:

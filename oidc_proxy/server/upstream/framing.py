@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterable, Sequence
+from operator import itemgetter
 from typing import TypeAlias
 
 from oidc_proxy.errors import UpstreamFault
@@ -15,6 +16,7 @@ _BODY_EXPECTED = frozenset({b"POST", b"PUT", b"PATCH"})
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TIMEOUT = re.compile(rb"(?i)(?:^|[ ,])timeout=(\d{1,6})")
+_name = itemgetter(0)
 _proven: set[bytes] = set()
 """Header names that have passed ``_prove``, so that each is looked at once."""
 
@@ -34,9 +36,9 @@ def request_head(method: bytes, target: bytes, headers: Sequence[tuple[bytes, by
     lines = b"\r\n".join(map(b": ".join, headers))
     head = b"".join((method, b" ", target, b" HTTP/1.1\r\n", lines, b"\r\n", framing, b"\r\n"))
     breaks = len(headers) + (3 if framing else 2)
-    if len(head) - len(head.translate(None, b"\r\n\0")) != 2 * breaks:
+    if not head.count(b"\n") == head.count(b"\r") == breaks or b"\0" in head:
         raise ValueError("a line break or NUL in the request head")
-    if 32 in target or not _proven.issuperset([name for name, _ in headers]):
+    if 32 in target or not _proven.issuperset(map(_name, headers)):
         _prove(target, headers)
     return head
 

@@ -124,6 +124,14 @@ class UpstreamSettings(Settings):
     host_header: Literal["public", "upstream"] = Field(
         "public", description="Which host the backend sees in Host: the one that the visitor used, or that of `url`."
     )
+    forwarded: bool = Field(
+        True, description="Tell the way of the request in `Forwarded` (RFC 7239) as well, beside X-Forwarded-*."
+    )
+    via: bool = Field(
+        False,
+        description="Add ourselves to the `Via` of requests (RFC 9110 §7.6.3). Off, because nginx and others compress "
+        "nothing for a request that has it.",
+    )
     headers: dict[str, str] = Field(
         {},
         repr=False,

@@ -77,6 +77,7 @@ def several(config: Config) -> int:
     status = Supervisor(config, doors, app.telemetry, app.patience).run()
     forget_doors(config)
     app.telemetry.message("info", "shutdown")
+    app.telemetry.close()
     return status
 
 
