@@ -79,7 +79,9 @@ class RequestFault(ProxyError):
             403,
             "Request from another site",
             "This action can only be started from this site itself.",
-            "Another site tried to act for the visitor; nothing happened.",
+            "Another site tried to act for the visitor; nothing happened. On a route with `cross_site: refuse`, "
+            "programs must send Origin, and other sites of yours go into `allowed_origins`; where a WebSocket may come "
+            "from is `routes[].websocket`.",
         ),
         "request_timeout": Entry(
             408,
@@ -105,6 +107,12 @@ class RequestFault(ProxyError):
             "The browser sent more header data than is accepted. Clearing the cookies of this site usually helps.",
             "Often an application that sets many cookies. `http.limits.header_bytes` and `http.limits.headers` are the "
             "limits.",
+        ),
+        "websocket_version": Entry(
+            426,
+            "Another WebSocket version",
+            "Only version 13 of the WebSocket protocol is understood.",
+            "The program that opens the WebSocket is older than RFC 6455.",
         ),
         "expectation_failed": Entry(
             417,
@@ -234,7 +242,7 @@ class UpstreamFault(ProxyError):
             502,
             "Application unavailable",
             "The application cannot be reached at the moment.",
-            "Check the upstream's address.",
+            "Check the upstream's address; the log line says what happened.",
         ),
         "upstream_invalid_response": Entry(
             502,
@@ -252,7 +260,7 @@ class UpstreamFault(ProxyError):
             503,
             "Application busy",
             "The application is busy. Please try again in a moment.",
-            "`upstreams.*.max_connections` is the limit.",
+            "`upstreams.*.max_connections` and `upstreams.*.max_websockets` are the limits.",
         ),
     }
 

@@ -18,17 +18,19 @@ ROOT = Path(__file__).parent.parent / "oidc_proxy"
 
 FLOORS = (
     {"", "values", "errors"},
-    {"messages"},
-    {"tokens", "oidc", "identity", "sessions", "policy", "forward_auth", "pages"},
+    {"messages", "caching", "rewriting"},
+    {"tokens", "oidc", "identity", "sessions", "websocket", "policy", "forward_auth", "pages"},
     {
         "server",
         *(
             f"server.{name}"
-            for name in ("provider", "store", "cache", "upstream", "telemetry", "metrics", "outlet", "front", "files")
+            for name in (
+                *("provider", "store", "cache", "upstream", "telemetry", "metrics", "outlet", "front", "files", "pipe"),
+            )
         ),
     },
     {
-        *(f"server.{name}" for name in ("archive", "refresh", "sessions", "streams")),
+        *(f"server.{name}" for name in ("archive", "refresh", "sessions", "streams", "upgrade")),
         *(
             f"server.{name}"
             for name in ("endpoints", "login", "logout", "account", "exchange", "forwarding", "gateway")
@@ -53,22 +55,28 @@ WHAT_A_FLOOR_IS = (
 )
 
 SAME_FLOOR = {
+    "messages": {"caching"},  # what a header says of caching belongs to the hygiene of headers
     "identity": {"tokens"},  # an Identity is made of verified claims and nothing else
     "oidc": {"tokens"},  # the provider's settings hold those of its tokens
     "sessions": {"identity", "oidc", "tokens"},  # a session holds what a sign-in brought
-    "policy": {"sessions", "identity", "tokens"},
+    "policy": {"sessions", "identity", "tokens", "websocket"},
     "forward_auth": {"policy", "sessions", "identity", "tokens"},
     "server.files": {"server.telemetry"},  # that a renewed file is no good must be heard
     # A session is looked for in memory, then in the store, and is renewed at the provider; each knows those before it.
     "server.refresh": {"server.archive"},
     "server.sessions": {"server.archive", "server.refresh"},
-    "server.streams": {"server.archive", "server.sessions"},  # the end of a session is the end of its streams
+    "server.streams": {
+        "server.archive",
+        "server.exchange",
+        "server.sessions",
+    },  # the end of a session is the end of its streams
+    "server.upgrade": {f"server.{name}" for name in ("archive", "exchange", "sessions")},
     "server.login": {"server.archive", "server.sessions"},
     "server.logout": {"server.endpoints", "server.login", "server.sessions"},  # it takes back the cookies of a sign-in
     # A user's own list ends sessions as signing out does, and says so in the same words.
     "server.account": {"server.archive", "server.endpoints", "server.login", "server.logout", "server.sessions"},
     # What is open on behalf of a session ends with it, so the way to the backend knows sessions; it takes no decision.
-    "server.forwarding": {f"server.{name}" for name in ("archive", "exchange", "sessions", "streams")},
+    "server.forwarding": {f"server.{name}" for name in ("archive", "exchange", "sessions", "streams", "upgrade")},
     "server.gateway": {
         *(f"server.{name}" for name in ("archive", "sessions", "exchange", "forwarding")),
         *(f"server.{name}" for name in ("endpoints", "login", "logout", "account")),

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from oidc_proxy.config.problems import Problem
 from oidc_proxy.messages import EndpointSettings
 from oidc_proxy.oidc import ProviderSettings
-from oidc_proxy.policy import RouteSettings, RoutesInvalid, compile_routes
+from oidc_proxy.policy import RouteSettings, RoutesInvalid, compile_routes, overlaps
 from oidc_proxy.server.admin import AdminSettings
 from oidc_proxy.server.front.settings import ListenSettings
 from oidc_proxy.server.store import MemoryStoreSettings
@@ -85,7 +85,8 @@ def upstreams_named(
     names = list(upstreams)
     if upstream is not None and DEFAULT_UPSTREAM not in upstreams:
         names.append(DEFAULT_UPSTREAM)
-    if not names:
+    passed_on = [(index, route) for index, route in enumerate(routes) if route.respond is None]
+    if not names and (passed_on or not routes):
         yield Problem(
             "E123",
             "upstream",
@@ -93,7 +94,7 @@ def upstreams_named(
             "add “upstream: http://127.0.0.1:8080”",
         )
         return
-    for index, route in enumerate(routes):
+    for index, route in passed_on:
         if route.upstream is not None and route.upstream not in names:
             close = get_close_matches(route.upstream, names, n=1)
             hint = f"did you mean `{close[0]}`?" if close else f"the upstreams are {', '.join(names)}"
@@ -231,7 +232,7 @@ def lifetimes(session: SessionSettings) -> Iterator[Problem]:
 def routes_usable(
     public_url: Sequence[Origin], routes: Sequence[RouteSettings], endpoints: EndpointSettings
 ) -> Iterator[Problem]:
-    """Every rule can be reached, and names are used once."""
+    """Every rule can be reached, names are used once, and rewriting leads past no rule."""
     for index, route in enumerate(routes):
         if route.path.startswith(f"{endpoints.prefix}/"):
             yield Problem(
@@ -241,10 +242,13 @@ def routes_usable(
                 "choose another `endpoints.prefix`",
             )
     try:
-        compile_routes(routes, [origin.host for origin in public_url])
+        compiled = compile_routes(routes, [origin.host for origin in public_url])
     except RoutesInvalid as error:
         for index, sentence in error.problems:
             yield Problem("E127", f"routes.{index}", sentence)
+        return
+    for index, sentence in overlaps(compiled):
+        yield Problem("W209", f"routes.{index}", sentence, "give it the same conditions, or an upstream of its own")
 
 
 def listeners_differ(listen: ListenSettings, admin: AdminSettings) -> Iterator[Problem]:

@@ -128,6 +128,11 @@ def _commented(entry: _Entry, depth: int, lead: str) -> Iterator[str]:
     at = margin[:-2] + lead if lead.strip() else margin
     if section is None:
         yield f"## {at}{entry.name}: {yaml_text(entry.value)}"
+        for model in fields.models(fields.entry(entry.info.annotation)):
+            yield f"## {margin}# Each entry:"
+            yield f"## {margin}#   NAME:"
+            for inner in _entries(model, None):
+                yield from (f"## {margin}# {line.removeprefix('## ')}" for line in _commented(inner, 2, "  "))
         return
     yield f"## {at}{entry.name}:"
     for inner in _entries(*section):

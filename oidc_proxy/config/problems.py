@@ -39,6 +39,7 @@ CODES = {
     "W204": "The provider is reached without TLS, or its certificate is not checked.",
     "W205": "Replicas cannot open each other's sign-ins under way.",
     "W206": "Sessions cannot be administered.",
+    "W209": "A route that rewrites paths leads past another route.",
 }
 """Stable codes: E… stops the start, W… is only said."""
 

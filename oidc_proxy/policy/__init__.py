@@ -7,12 +7,14 @@ path selects the same route; the bytes that are sent on are always the ones that
 * ``rules``: what one rule says, and ``decide``, which asks it about a user
 * ``routes``: all rules, indexed; ``match`` finds the one for a request
 * ``readings``: everything that a backend may take a path for
+* ``overlaps``: rules that lead past others by rewriting
 * ``explanation``: the same decisions with their reasons, in words
 """
 
 from __future__ import annotations
 
 from .explanation import Check, Explanation, explain
+from .overlaps import overlaps
 from .routes import Routes, RoutesInvalid, compile_routes, match
 from .rules import (
     Access,
@@ -22,8 +24,10 @@ from .rules import (
     Holder,
     Nobody,
     Refuse,
+    RespondSettings,
     Route,
     RouteSettings,
+    Senders,
     SignIn,
     Users,
     Verdict,
@@ -40,10 +44,12 @@ __all__ = [
     "Holder",
     "Nobody",
     "Refuse",
+    "RespondSettings",
     "Route",
     "RouteSettings",
     "Routes",
     "RoutesInvalid",
+    "Senders",
     "SignIn",
     "Users",
     "Verdict",
@@ -51,4 +57,5 @@ __all__ = [
     "decide",
     "explain",
     "match",
+    "overlaps",
 ]

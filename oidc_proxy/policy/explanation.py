@@ -29,6 +29,8 @@ class Explanation:
     route: Route | None
     checks: tuple[Check, ...]
     verdict: Verdict | RequestFault
+    sent: str | None = None
+    """The path that the backend sees, if it is another one."""
 
     @property
     def allowed(self) -> bool:
@@ -37,7 +39,8 @@ class Explanation:
     def lines(self) -> list[str]:
         """The same in words, one line a fact."""
         about = _about(self.route) if self.route else ["rule     none"]
-        return [*about, *map(str, self.checks), f"verdict  {_in_words(self.verdict)}"]
+        sent = [f"path     goes on as {self.sent}"] if self.sent else []
+        return [*about, *sent, *map(str, self.checks), f"verdict  {_in_words(self.verdict)}"]
 
 
 def explain(routes: Routes, *, host: str, path: str, method: str, holder: Holder | None) -> Explanation:
@@ -48,16 +51,17 @@ def explain(routes: Routes, *, host: str, path: str, method: str, holder: Holder
         return Explanation(None, (), fault)
     conditions = route.access.conditions if isinstance(route.access, Users) else ()
     checks = tuple(Check(condition, condition.held(holder) if holder else None) for condition in conditions)
-    return Explanation(route, checks, decide(route, holder))
+    sent = route.rewriting.inward(path) if route.rewriting else None
+    return Explanation(route, checks, decide(route, holder), sent)
 
 
 def _about(route: Route) -> list[str]:
-    return [
-        f"rule     {route.name}",
-        f"matches  {_extent(route.settings)}",
-        f"upstream {route.upstream or 'the default one'}",
-        f"auth     {route.settings.auth}",
-    ]
+    goes = f"answer   {route.reply.status}" if route.reply else f"upstream {route.upstream or 'the default one'}"
+    lines = [f"rule     {route.name}", f"matches  {_extent(route.settings)}", goes, f"auth     {route.settings.auth}"]
+    if route.senders is not None:
+        pages = ", ".join(["pages of the same origin", *sorted(route.senders.allowed)])
+        lines.append(f"senders  only {pages}, for what is not GET, HEAD or OPTIONS")
+    return lines
 
 
 def _extent(settings: RouteSettings) -> str:

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
-from urllib.parse import quote
 
 from ..errors import RequestFault
+from ..rewriting import Rewriting, encoded
 from ..values import canonical_host
 from .readings import SAME_IN_EVERY_READING, UnreadableError, Way, readings
 from .rules import Route, RouteSettings, Users
@@ -26,7 +26,7 @@ class _Layer(NamedTuple):
         taken: dict[str, Route] = {}
         closed: dict[str, Route] = {}
         for route in routes:
-            for path in {route.settings.path, _encoded(route.settings.path)}:
+            for path in {route.settings.path, encoded(route.settings.path)}:
                 taken.setdefault(path, route)
                 # Many backends do not tell /x from /x/: what requires sign-in requires it for both. What opens does
                 # not, and a rule that is written for the other spelling comes first.
@@ -50,8 +50,9 @@ class _Table:
             if "/" in layer.prefixes:
                 break  # takes every path, so nothing behind it is ever asked
         first = self._layers[0]
-        self.constant = not first.exact and first.prefixes.keys() == {"/"}
-        """Whether every path has the same route, however it is read."""
+        alone = first.prefixes.get("/") if not first.exact and len(first.prefixes) == 1 else None
+        self.constant = alone is not None and alone.rewriting is None
+        """Whether every path has the same route, however it is read, and goes on as it is."""
 
     def find(self, path: str) -> Route | None:
         """The route of one reading of a path."""
@@ -107,11 +108,6 @@ def _patterns(host: str) -> Iterator[str]:
         rest = rest.partition(".")[2]
         yield f"*.{rest}"
     yield _ANY
-
-
-def _encoded(path: str) -> str:
-    """The spelling that browsers send for a path with characters that must be encoded (RFC 3986 §2.1)."""
-    return quote(path, safe="/!$&'()*+,=:@")
 
 
 class RoutesInvalid(ValueError):
@@ -191,6 +187,8 @@ def match(routes: Routes, *, host: str, path: str, method: str) -> Route:
     route = table.find(path)
     if not (table.constant or SAME_IN_EVERY_READING.fullmatch(path)):
         _check_readings(table, path, route)
+        if route is not None and route.rewriting is not None:
+            _check_rewritten(table, path, route, route.rewriting)
     if route is None:
         raise RequestFault("not_found", "no route matches this host, path and method")
     return route
@@ -205,6 +203,26 @@ def _check_readings(table: _Table, path: str, route: Route | None) -> None:
                 raise RequestFault("path_ambiguous", _contradiction(path, route, reading, how, other))
     except UnreadableError as error:
         raise RequestFault("path_ambiguous", f"{path[:200]!a} {error}") from None
+
+
+def _check_rewritten(table: _Table, path: str, route: Route, rewriting: Rewriting) -> None:
+    """Raise RequestFault("path_ambiguous") if the backend may take the rewritten path for one of another route.
+
+    What was a segment may have become the first one, and mean something else there: ``/api/%2Fx/admin`` without
+    ``/api`` is ``//x/admin`` to some. So every reading of what is sent must be what this route could have sent.
+    """
+    sent = rewriting.inward(path)
+    try:
+        for reading, how in readings(sent):
+            asked = rewriting.undone(reading)
+            if not asked or any(table.find(path) is not route for path in asked):
+                raise RequestFault(
+                    "path_ambiguous",
+                    f"{path[:200]!a} would go on as {sent[:200]!a}, but {', then '.join(how)} that is "
+                    f"{reading[:200]!a}, which the rule “{route.name}” is not for",
+                )
+    except UnreadableError as error:  # rewriting may bring more to read than what came
+        raise RequestFault("path_ambiguous", f"{sent[:200]!a} {error}") from None
 
 
 def _contradiction(path: str, route: Route | None, reading: str, how: Way, other: Route | None) -> str:

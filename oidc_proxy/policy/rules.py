@@ -3,15 +3,51 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Literal, Protocol, Self, TypeAlias, assert_never
 
 from pydantic import Field, field_validator, model_validator
 
-from ..values import Settings, canonical_host
+from ..errors import RequestFault
+from ..messages import Reply
+from ..rewriting import Rewriting
+from ..values import Duration, Origin, Settings, canonical_host
+from ..websocket import WebSocketSettings
 
 _NOT_IN_RULES = re.compile(r"//|/\.\.?(?=/|\Z)|[%\\;?#*\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _METHOD = re.compile(r"[!#$%&'+.^_`|~0-9A-Z-]+")
+_BODILESS = frozenset({204, 205})
+
+
+class RespondSettings(Settings):
+    """An answer that is always the same."""
+
+    status: int = Field(200, ge=200, le=599, description="Status; redirects cannot be made this way.")
+    body: str = Field("", max_length=65536, description="The body, sent as UTF-8.", examples=["User-agent: *\n"])
+    content_type: str = Field(
+        "text/plain; charset=utf-8",
+        pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!-~]+(; ?[!-~]+)*$",
+        description="What the body is.",
+        examples=["application/json"],
+    )
+
+    @model_validator(mode="after")
+    def _sendable(self) -> Self:
+        if self.status not in set(HTTPStatus) or 300 <= self.status < 400:
+            raise ValueError(f"status {self.status} cannot be answered here")
+        if self.body and self.status in _BODILESS:
+            raise ValueError(f"status {self.status} has no body")
+        return self
+
+    def reply(self, *, shared: bool) -> Reply:
+        """The answer; ``shared`` says that caches may keep it for everybody."""
+        headers = [("Content-Type", self.content_type)] if self.body else []
+        headers.append(("X-Content-Type-Options", "nosniff"))
+        if not shared:
+            headers += [("Cache-Control", "private, no-store"), ("Vary", "Cookie")]
+        return Reply(self.status, tuple(headers), self.body.encode())
 
 
 class RouteSettings(Settings):
@@ -61,8 +97,55 @@ class RouteSettings(Settings):
         description="The user must have at least one of these roles (and be in one of `groups`, when both are given).",
         examples=[["admin", "billing:editor"]],
     )
+    shared_cache: bool = Field(
+        False,
+        description="Whether caches between the gateway and browsers may keep an answer where its Cache-Control allows "
+        "that; else it is narrowed to `private`. Without a Cache-Control, nobody may keep the answer in any case. What "
+        "is open to everybody (`auth: none`) is passed on as it is.",
+    )
     upstream: str | None = Field(
         None, description="Name of the upstream that the requests go to; left out for the default one."
+    )
+    respond: RespondSettings | None = Field(
+        None,
+        description="Answer that is given instead of passing the request on, to those who may make it.",
+        examples=[{"status": 200, "body": "User-agent: *\nDisallow: /\n"}],
+    )
+    strip_prefix: str | None = Field(
+        None,
+        description="First part of `path`, up to a slash, that the backend does not see; it is told the part in "
+        "X-Forwarded-Prefix. What follows it goes on byte for byte.",
+        examples=["/api"],
+    )
+    rewrite: str | None = Field(
+        None,
+        description="What the backend sees in the place of `path`, with a slash at the end where `path` has one. "
+        "What follows it goes on byte for byte.",
+        examples=["/v2/"],
+    )
+    timeout: Duration | None = Field(
+        None,
+        description="What `timeouts.response` and `timeouts.idle` of the upstream are on this route; 0 means no limit.",
+        examples=["10m"],
+    )
+    authorization: Literal["replace", "keep"] = Field(
+        "replace",
+        description="replace: the client's Authorization header is removed, and the backend gets the user's token, if "
+        "any. keep: what the client sends in Authorization goes on, and the user's token only without it.",
+    )
+    cross_site: Literal["allow", "refuse"] = Field(
+        "allow",
+        description="refuse: whatever is not GET, HEAD or OPTIONS must come from a page of the same origin, which the "
+        "browser says in Sec-Fetch-Site or Origin; a request with neither is refused as well.",
+    )
+    allowed_origins: tuple[Origin, ...] = Field(
+        (),
+        description="Other origins whose pages may send what `cross_site: refuse` keeps out.",
+        examples=[["https://www.example.com"]],
+    )
+
+    websocket: WebSocketSettings = Field(
+        WebSocketSettings(), description="Which pages may open WebSockets here, and how long one may be silent."
     )
 
     @field_validator("host")
@@ -78,9 +161,11 @@ class RouteSettings(Settings):
                 "must be a host name without scheme, port and path, or `*.` and a domain; leave it out for every host"
             ) from None
 
-    @field_validator("path")
+    @field_validator("path", "strip_prefix", "rewrite")
     @classmethod
-    def _plain_path(cls, path: str) -> str:
+    def _plain_path(cls, path: str | None) -> str | None:
+        if path is None:
+            return None
         if not path.startswith("/"):
             raise ValueError("must start with a slash")
         if path.endswith("/*"):
@@ -108,6 +193,31 @@ class RouteSettings(Settings):
         if "" in names:
             raise ValueError("has an empty name")
         return names
+
+    @model_validator(mode="after")
+    def _goes_one_way(self) -> Self:
+        if self.respond is not None:
+            given = ("upstream", "strip_prefix", "rewrite", "timeout")
+            if useless := [name for name in given if getattr(self, name) is not None]:
+                raise ValueError(f"`respond` passes nothing on, so `{useless[0]}` has no effect; leave one of them out")
+        if self.allowed_origins and self.cross_site == "allow":
+            raise ValueError("`allowed_origins` has no effect without `cross_site: refuse`")
+        return self
+
+    @model_validator(mode="after")
+    def _rewritten_at_a_slash(self) -> Self:
+        stripped, moved = self.strip_prefix, self.rewrite
+        if stripped is not None and moved is not None:
+            raise ValueError("`rewrite` already says what becomes of `path`; leave `strip_prefix` out")
+        if stripped is not None:
+            prefix = stripped.removesuffix("/")
+            if not prefix or not f"{self.path}/".startswith(f"{prefix}/"):
+                raise ValueError(
+                    f"strip_prefix {stripped} is no first part of the path {self.path} that ends at a slash"
+                )
+        if moved is not None and moved != "/" and moved.endswith("/") != self.path.endswith("/"):
+            raise ValueError(f"rewrite {moved} and path {self.path} must both end with a slash, or neither")
+        return self
 
     @model_validator(mode="after")
     def _conditions_need_a_user(self) -> Self:
@@ -177,6 +287,35 @@ def _access(settings: RouteSettings) -> Access:
             assert_never(settings.auth)
 
 
+_HARMLESS = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Safe methods (RFC 9110 §9.2.1): another site may make a browser send them, and nothing happens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Senders:
+    """Whose pages may make a browser send what changes something (``cross_site: refuse``)."""
+
+    allowed: frozenset[str]
+
+    def check(self, method: str, origin: Origin, headers: Mapping[str, str]) -> None:
+        """Raises RequestFault("cross_site") unless the browser vouches for the sender.
+
+        Sec-Fetch-Site comes first: pages that send no referrer post ``Origin: null`` even to themselves (Fetch §3.2).
+        SameSite cookies do not help against a sibling domain, to which every page of the site is the same site.
+        """
+        if method in _HARMLESS or headers.get("Sec-Fetch-Site") in {"same-origin", "none"}:
+            return
+        sender = headers.get("Origin", "")
+        if sender != str(origin) and sender not in self.allowed:
+            raise RequestFault("cross_site", f"a {method} that did not come from a page of this site")
+
+
+def _rewriting(settings: RouteSettings) -> Rewriting | None:
+    if settings.strip_prefix is not None:
+        return Rewriting.of(settings.strip_prefix, "/")
+    return Rewriting.of(settings.path, settings.rewrite) if settings.rewrite is not None else None
+
+
 @dataclass(frozen=True, slots=True)
 class Allow:
     """The request goes to the upstream."""
@@ -202,18 +341,32 @@ _ALLOW, _SIGN_IN = Allow(), SignIn()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """A rule, ready for use. ``upstream`` is the name of where it goes, None for the default one."""
+    """A rule, ready for use. ``upstream`` is the name of where it goes, None for the default one.
+
+    What the rule does not ask for is None: an answer of our own, another path for the backend, a look at the sender.
+    """
 
     name: str
     settings: RouteSettings
     access: Access
     upstream: str | None
+    reply: Reply | None = None
+    rewriting: Rewriting | None = None
+    senders: Senders | None = None
 
     @classmethod
     def of(cls, settings: RouteSettings) -> Self:
         methods = f"{','.join(settings.methods)} " if settings.methods else ""
         name = settings.name or f"{methods}{settings.host or ''}{settings.path}"
-        return cls(name, settings, _access(settings), settings.upstream)
+        return cls(
+            name,
+            settings,
+            _access(settings),
+            settings.upstream,
+            settings.respond.reply(shared=settings.auth == "none") if settings.respond else None,
+            _rewriting(settings),
+            Senders(frozenset(map(str, settings.allowed_origins))) if settings.cross_site == "refuse" else None,
+        )
 
     def takes(self, method: str) -> bool:
         """Whether the rule is for this method. HEAD is GET without the body (RFC 9110 §9.3.2), so they go together."""

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TextIO
 
 from .. import __version__, policy
@@ -34,7 +35,7 @@ from .refresh import Refresher
 from .sessions import Sessions
 from .store import MeasuredStore, RedisStoreSettings, open_store
 from .telemetry import Telemetry
-from .upstream import Upstream
+from .upstream import Servers, open_upstream
 
 LASTING_GRACE = 5.0
 """Seconds that what would go on for ever may take to end, once both sides were told."""
@@ -107,15 +108,24 @@ class App:
             page=config.ui,
             clock=clock,
         )
-        self._upstreams = {name: Upstream(settings) for name, settings in config.upstreams.items()}
+        shortest = min(filter(None, (route.timeout for route in config.routes)), default=0.0)
+        self._upstreams = {
+            name: open_upstream(
+                settings, config.public_url[0].authority, partial(self.telemetry.upstream, name), shortest
+            )
+            for name, settings in config.upstreams.items()
+        }
+        routes = policy.compile_routes(config.routes, [origin.host for origin in config.public_url])
         self._forwarding = Forwarding(
+            routes.all,
             self._upstreams,
             HeaderFilter(config.identity.headers, cookies.own),
+            HeaderFilter(config.identity.headers, cookies.own, keep_authorization=True),
             self._sessions,
             self.telemetry,
         )
         gateway = Gateway(
-            routes=policy.compile_routes(config.routes, [origin.host for origin in config.public_url]),
+            routes=routes,
             sessions=self._sessions,
             login=login,
             logout=self._logout,
@@ -163,6 +173,9 @@ class App:
         The provider and the store need not be there yet. OSError when an address cannot be had.
         """
         self.telemetry.open()
+        for upstream in self._upstreams.values():
+            if isinstance(upstream, Servers):
+                upstream.watch()
         doors = doors or Doors.open(self.config)[0]
         await self._private.open(doors.admin)
         await self.admin.health.peers.open(doors.private, doors.peers, doors.worker)

@@ -6,12 +6,15 @@ pass on what it was given and an HTTP library's header objects would change it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from ..errors import RequestFault
 from ..messages import RequestHead
+from .front import ClientRequest
 from .front.connection import reset
 
 
@@ -38,9 +41,11 @@ GOES_ON, CLOSES = Written(True), Written(False)
 class Exchange(msgspec.Struct):
     """What is known of one request so far; at its end, what the access log says."""
 
-    request: web.BaseRequest
+    request: ClientRequest
     began: float
     request_id: str
+    done: Callable[[Exchange], None]
+    """Called once, at the end of it all."""
     head: RequestHead | None = None
     route: str = ""
     decision: str = ""
@@ -53,6 +58,10 @@ class Exchange(msgspec.Struct):
     upstream: str = ""
     upstream_status: int = 0
     upstream_seconds: float = 0.0
+    bytes_in: int = 0
+    """Bytes that the client sent after its request."""
+    lasts: bool = False
+    """The request has been answered, but what it began goes on."""
 
     @property
     def peer(self) -> str:
@@ -82,6 +91,10 @@ class Exchange(msgspec.Struct):
         writer.output_size += size
         if request.protocol.writing_paused:
             await writer.drain()
+
+    def finish(self) -> None:
+        """All is over."""
+        self.done(self)
 
     def abort(self) -> Written:
         """Break the connection, so that the client sees that the answer is not whole."""

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 from aiohttp import web
 
 from ..errors import UpstreamFault
-from ..messages import HeaderFilter, RequestHead, canonical_name, forwarded_element
+from ..messages import HeaderFilter, RawHeaders, RequestHead, canonical_name, forwarded_element
 from ..policy import Nobody, Route
+from ..rewriting import AnswerAddresses, Rewriting
 from ..values import Origin
 from .archive import SignedIn
 from .exchange import CLOSES, GOES_ON, Exchange, Written, ask_for_body
 from .sessions import Sessions
 from .streams import Stream
 from .telemetry import Telemetry
-from .upstream import Body, NotConnected, Upstream, UpstreamResponse
+from .upgrade import SWITCHES, Upgrades
+from .upstream import Backend, Body, NotConnected, UpstreamResponse, Waits
+
+
+@dataclass(slots=True)
+class _Way:
+    """What a route's settings come to on the way there and back; None where they ask for nothing."""
+
+    name: str
+    upstream: Backend
+    headers: HeaderFilter
+    keeps_authorization: bool
+    rewriting: Rewriting | None
+    waits: Waits | None
+    addresses: AnswerAddresses | None
 
 
 class Forwarding:
@@ -26,27 +41,39 @@ class Forwarding:
 
     def __init__(
         self,
-        upstreams: Mapping[str, Upstream],
+        routes: Sequence[Route],
+        upstreams: Mapping[str, Backend],
         headers: HeaderFilter,
+        headers_with_authorization: HeaderFilter,
         sessions: Sessions,
         telemetry: Telemetry,
     ) -> None:
-        self._upstreams, self._headers, self._sessions, self._telemetry = upstreams, headers, sessions, telemetry
+        self._headers, self._sessions, self._telemetry = headers, sessions, telemetry
+        filters = {"replace": headers, "keep": headers_with_authorization}
+        self._ways = {
+            route: _way(route, upstreams, filters[route.settings.authorization])
+            for route in routes
+            if route.reply is None
+        }
         # What a client's requests tell the backend about the way that they came is the same for all of them.
         self._arrival = lru_cache(1024)(_arrival)
         self._streams: set[Stream] = set()
         self._draining = False
+        self._upgrades = Upgrades(sessions, headers, telemetry.metrics)
 
     async def forward(self, exchange: Exchange, head: RequestHead, route: Route, signed_in: SignedIn | None) -> Written:
-        name = route.upstream or "default"
-        upstream = self._upstreams[name]
+        way = self._ways[route]
+        target = head.target if way.rewriting is None else _rewritten(head, way.rewriting)
+        accept = self._upgrades.expected(exchange, head, route, signed_in, way.upstream)
         await ask_for_body(exchange, head)
-        exchange.upstream = name
-        headers = self._outbound(exchange, head, upstream, signed_in)
+        exchange.upstream = way.name
+        headers = self._outbound(head, way, signed_in)
         body = _body(exchange.request)
         began = time.perf_counter()
         try:
-            response = await upstream.send(head.method.encode(), head.target.encode(), headers, body)
+            response = await way.upstream.send(
+                head.method.encode(), target.encode(), headers, body, accept=accept, waits=way.waits
+            )
         except UpstreamFault as fault:
             self._count(exchange, began, fault.code)
             if isinstance(fault, NotConnected):
@@ -55,39 +82,41 @@ class Forwarding:
         exchange.upstream_status = response.status
         self._count(exchange, began, response.status)
         try:
-            return await self._relay(exchange, route, response, signed_in)
+            if response.status == SWITCHES:
+                return await self._upgrades.join(exchange, route, signed_in, way.upstream, response)
+            return await self._relay(exchange, head, route, way.addresses, response, signed_in)
         finally:
             response.abort()
+
+    async def drain(self, seconds: float) -> None:
+        """End what would go on for ever: event streams as they end by themselves, WebSockets with 1001.
+
+        Returns when the WebSockets are gone, or were broken off after so long. Whatever else is under way goes on.
+        """
+        self._draining = True
+        for stream in tuple(self._streams):
+            stream.drain()
+        await self._upgrades.drain(seconds)
 
     def _count(self, exchange: Exchange, began: float, code: str | int) -> None:
         """The backend's answer begins with this status, or there will be none, for the reason with this code."""
         exchange.upstream_seconds = time.perf_counter() - began
         self._telemetry.metrics.upstream(exchange.upstream, code, exchange.upstream_seconds)
 
-    async def drain(self, seconds: float) -> None:
-        """End what would go on for ever: event streams, whose clients then connect to another server."""
-        self._draining = True
-        for stream in tuple(self._streams):
-            self._end_with_server(stream)
-
-    def _end_with_server(self, stream: Stream) -> None:
-        if stream.ends_cleanly:
-            stream.end("shutdown")
-
-    def _outbound(
-        self, exchange: Exchange, head: RequestHead, upstream: Upstream, signed_in: SignedIn | None
-    ) -> list[tuple[bytes, bytes]]:
+    def _outbound(self, head: RequestHead, way: _Way, signed_in: SignedIn | None) -> list[tuple[bytes, bytes]]:
         """What the backend reads: the client's headers without what it may not say, and then our own."""
-        settings = upstream.settings
-        host = head.origin.authority.encode() if settings.host_header == "public" else upstream.authority
-        headers = [(b"Host", host), *self._headers.to_backend(head.raw_headers, traced=head.traced)]
+        settings = way.upstream.settings
+        host = head.origin.authority.encode() if settings.host_header == "public" else way.upstream.authority
+        headers = [(b"Host", host), *way.headers.to_backend(head.raw_headers, traced=head.traced)]
         headers += self._arrival(head.origin, head.client, head.peer, settings.forwarded)
         headers.append((b"X-Request-Id", head.request_id.encode()))
         if settings.via:
             headers.append(VIA)
         if signed_in is not None:
-            headers += signed_in.plan.set
-        fixed = settings.headers
+            headers += _beside(headers, signed_in) if way.keeps_authorization else signed_in.plan.set
+        if way.rewriting is not None and way.rewriting.prefix:
+            headers.append((b"X-Forwarded-Prefix", way.rewriting.prefix.encode()))
+        fixed = way.upstream.fixed_headers
         if fixed:
             names = {canonical_name(name) for name in fixed}
             headers = [pair for pair in headers if canonical_name(pair[0].decode("latin-1")) not in names]
@@ -95,11 +124,21 @@ class Forwarding:
         return headers
 
     async def _relay(
-        self, exchange: Exchange, route: Route, response: UpstreamResponse, signed_in: SignedIn | None
+        self,
+        exchange: Exchange,
+        head: RequestHead,
+        route: Route,
+        addresses: AnswerAddresses | None,
+        response: UpstreamResponse,
+        signed_in: SignedIn | None,
     ) -> Written:
         """Pass the answer on as it comes. Once its head is out, only a broken connection can tell of a defect."""
         frames = _Framing(exchange, response)
-        lines = self._headers.to_client(response.headers, private=not isinstance(route.access, Nobody))
+        private = not isinstance(route.access, Nobody)
+        lines = self._headers.to_client(response.headers, private=private, shared=route.settings.shared_cache)
+        status = response.status
+        if addresses is not None and (300 <= status < 400 or status == 201 or addresses.on_every_status):
+            lines = addresses.rewritten(lines, head.origin)
         lines.append((b"X-Request-Id", exchange.request_id.encode()))
         exchange.status = response.status
         start = frames.head(lines)
@@ -110,12 +149,13 @@ class Forwarding:
             if response.ended:  # the usual small answer, whole in one write
                 await exchange.write(start + frames.last(await response.read()))
                 return frames.connection
-            stream = Stream(response, exchange.abort)
-            with self._counted(stream), stream.held(self._sessions, signed_in):
+            stream = Stream(response, exchange)
+            with stream.held(self._sessions, signed_in, self._streams):
+                if self._draining:
+                    stream.drain()
                 await exchange.write(start)
                 while data := await stream.read():
                     await exchange.write(frames.piece(data))
-            exchange.reason = stream.over or exchange.reason
             if stream.over and not stream.ends_cleanly:
                 return exchange.abort()
             await exchange.write(frames.last(b""))
@@ -126,17 +166,6 @@ class Forwarding:
             )
             return exchange.abort()
         return frames.connection
-
-    @contextlib.contextmanager
-    def _counted(self, stream: Stream) -> Iterator[None]:
-        """Within this block, the drain knows of the stream."""
-        self._streams.add(stream)
-        if self._draining:
-            self._end_with_server(stream)
-        try:
-            yield
-        finally:
-            self._streams.discard(stream)
 
 
 class _Framing:
@@ -175,6 +204,38 @@ class _Framing:
         if not self._chunked:
             return data
         return (self.piece(data) if data else b"") + b"0\r\n\r\n"
+
+
+def _way(route: Route, upstreams: Mapping[str, Backend], headers: HeaderFilter) -> _Way:
+    name = route.upstream or "default"
+    settings, timeout = upstreams[name].settings, route.settings.timeout
+    addresses = AnswerAddresses(
+        settings.own_origins,
+        route.rewriting,
+        location=settings.rewrite_location,
+        cookie_path=settings.rewrite_cookie_path,
+        cookie_domain=settings.rewrite_cookie_domain,
+    )
+    return _Way(
+        name,
+        upstreams[name],
+        headers,
+        route.settings.authorization == "keep",
+        route.rewriting,
+        None if timeout is None else Waits.of(timeout, timeout),
+        addresses or None,
+    )
+
+
+def _rewritten(head: RequestHead, rewriting: Rewriting) -> str:
+    path = rewriting.inward(head.path)
+    return path if head.query is None else f"{path}?{head.query}"
+
+
+def _beside(headers: RawHeaders, signed_in: SignedIn) -> RawHeaders:
+    """What announces the user, without a token beside the client's own Authorization."""
+    given = any(name.lower() == b"authorization" for name, _ in headers)
+    return [pair for pair in signed_in.plan.set if not (given and pair[0].lower() == b"authorization")]
 
 
 VIA = (b"Via", b"1.1 oidc_proxy")

@@ -26,6 +26,7 @@ from ..messages import (
     is_trusted,
     request_id,
     split_target,
+    trace_id,
 )
 from ..policy import Allow, Anybody, Nobody, Refuse, Route, Routes, SignIn, Verdict
 from ..values import Instant, Origin
@@ -34,7 +35,7 @@ from .archive import SignedIn
 from .endpoints import Endpoint, Fields, formless, read_form
 from .exchange import CLOSES, GOES_ON, Exchange, ask_for_body
 from .forwarding import Forwarding
-from .front import ListenSettings
+from .front import ClientRequest, ListenSettings
 from .login import Cookies, Login
 from .logout import Logout
 from .metrics import METHODS
@@ -87,7 +88,9 @@ class Gateway:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request. Nothing escapes: whatever goes wrong becomes an answer and a log line."""
-        exchange = Exchange(request, time.perf_counter(), self._telemetry.fresh_request_id())
+        if not isinstance(request, ClientRequest):
+            raise TypeError("not from our listener")
+        exchange = Exchange(request, time.perf_counter(), self._telemetry.fresh_request_id(), self._log)
         self._telemetry.metrics.in_flight += 1
         try:
             return await self._answer(exchange)
@@ -96,7 +99,8 @@ class Gateway:
             raise
         finally:
             self._telemetry.metrics.in_flight -= 1
-            self._log(exchange)
+            if not exchange.lasts:
+                exchange.finish()
 
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
         try:
@@ -179,6 +183,8 @@ class Gateway:
         route, signed_in, verdict = await self._admit(exchange, head)
         match verdict:
             case Allow():
+                if route.reply is not None:
+                    return await self._reply(exchange, route.reply)
                 return await self._forwarding.forward(exchange, head, route, signed_in)
             case SignIn():
                 if is_navigation(head):
@@ -191,6 +197,8 @@ class Gateway:
         """Which route, who asks, what follows: the one guard, whatever door it stands at."""
         route = policy.match(self._routes, host=head.origin.host, path=head.path, method=head.method)
         exchange.route = route.name
+        if route.senders is not None:
+            route.senders.check(head.method, head.origin, head.headers)
         signed_in = await self._who(route, head)
         identity = signed_in.identity if signed_in is not None else None
         if identity is not None:
@@ -251,7 +259,10 @@ class Gateway:
     def _failure_for(self, head: RequestHead, error: ProxyError, account: str = "") -> Reply:
         if not is_navigation(head):
             login_url = f"{head.origin}{self._start_url}"
-            return pages.problem(error, request_id=head.request_id, login_url=login_url)
+            reply = pages.problem(error, request_id=head.request_id, login_url=login_url)
+            if error.code == "websocket_version":
+                return Reply(reply.status, (*reply.headers, *_OTHER_VERSION), reply.body)
+            return reply
         return pages.error_page(
             error,
             request_id=head.request_id,
@@ -293,13 +304,14 @@ class Gateway:
             self._telemetry.access(
                 Access(
                     request_id=exchange.request_id,
+                    trace_id=trace_id(head) if head else None,
                     client_ip=head.client if head else exchange.peer,
                     method=request.method,
                     host=head.origin.authority if head else None,
                     path=head.path if head else None,
                     protocol=_PROTOCOLS.get(request.version),
                     status=exchange.status,
-                    bytes_in=request.content.total_bytes,
+                    bytes_in=request.content.total_bytes + exchange.bytes_in,
                     bytes_out=exchange.bytes_out,
                     duration_ms=int(duration * 1_000_000) / 1000,
                     route=exchange.route,
@@ -315,4 +327,6 @@ class Gateway:
             )
 
 
+_OTHER_VERSION = (("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket"), ("Connection", "Upgrade"))
+"""What an answer of 426 says (RFC 6455 §4.4, RFC 9110 §15.5.22)."""
 _PROTOCOLS = {HttpVersion11: "HTTP/1.1", HttpVersion10: "HTTP/1.0"}

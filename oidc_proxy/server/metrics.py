@@ -160,6 +160,8 @@ class Metrics:
         """Requests being answered."""
         self.websockets = 0
         """Upgraded connections that are open."""
+        self.servers_up: dict[tuple[Label, ...], float] = {}
+        """Whether a server of several gets requests, by upstream and server."""
         self.requests = Counter("http_requests", "Requests answered.", "route", "method", "code")
         self.duration = Histogram(
             "http_request_duration_seconds", "Time from the request's head to the end of the answer.", "route"
@@ -235,10 +237,16 @@ class Metrics:
             gauge("workers", "Worker processes that answer.", 1),
             gauge("http_requests_in_flight", "Requests being answered.", self.in_flight),
             gauge("websocket_connections", "Upgraded connections that are open.", self.websockets),
+            self._servers(),
             *counted,
             *included,
             *_process(),
         ]
+
+    def _servers(self) -> Family:
+        series: list[tuple[list[str], list[float]]] = [(_texts(labels), [up]) for labels, up in self.servers_up.items()]
+        meaning = "Whether a server of several gets requests."
+        return _family("upstream_up", meaning, "gauge", "min", ("upstream", "server"), series)
 
 
 def _build_info() -> Family:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import LoginFault, StoreFault
@@ -30,13 +30,16 @@ JUST_ENDED = 120.0
 LOOK_EVERY = 1.0
 """Seconds between two looks at the times of sessions on whose behalf something is open."""
 
+CLOSED_AT_ONCE = 50
+"""How much that is open on behalf of an ended session is closed before others get their turn."""
+
 
 @dataclass(eq=False, slots=True)
-class Hold:
-    """Something that is open on behalf of a session, and how to close it when the session ends."""
+class _Open:
+    """What is open on behalf of a session: how to close it when the session ends."""
 
     ticket: Ticket
-    close: Callable[[], None]
+    closes: set[Callable[[], None]] = field(default_factory=set)
 
 
 class Sessions:
@@ -48,7 +51,7 @@ class Sessions:
         self._reads: dict[Ticket, asyncio.Task[SignedIn | None]] = {}
         self._touching: dict[str, Instant] = {}
         self._background: set[asyncio.Task[Any]] = set()
-        self._holds: dict[str, set[Hold]] = {}
+        self._holds: dict[str, _Open] = {}
         self._watch: asyncio.Task[None] | None = None
         archive.store.watch(cache)
         cache.on_change = self._changed
@@ -269,21 +272,22 @@ class Sessions:
 
     # ── what is open on behalf of a session ──
 
-    @contextlib.contextmanager
-    def holding(self, signed_in: SignedIn, close: Callable[[], None]) -> Iterator[None]:
-        """``close`` is called, at most once, if the session ends before the block does."""
-        record_id = signed_in.ticket.record_id
-        hold = Hold(signed_in.ticket, close)
-        self._holds.setdefault(record_id, set()).add(hold)
+    def hold(self, ticket: Ticket, close: Callable[[], None]) -> None:
+        """``close`` is called, at most once, if the session ends before ``release`` is called with it."""
+        held = self._holds.get(ticket.record_id)
+        if held is None:
+            held = self._holds[ticket.record_id] = _Open(ticket)  # a record is opened by one ticket only
+        held.closes.add(close)
         if self._watch is None:
             self._watch = asyncio.create_task(self._watch_holds())
-        try:
-            yield
-        finally:
-            holds = self._holds.get(record_id, set())
-            holds.discard(hold)
-            if not holds:
-                self._holds.pop(record_id, None)
+
+    def release(self, record_id: str, close: Callable[[], None]) -> None:
+        """What was held has ended by itself, or has been closed."""
+        held = self._holds.get(record_id)
+        if held is not None:
+            held.closes.discard(close)
+            if not held.closes:
+                del self._holds[record_id]
 
     def _changed(self, key: str) -> None:
         if self._holds and (record_id := key.removeprefix("session:")) in self._holds:
@@ -298,16 +302,22 @@ class Sessions:
 
     async def _check(self, record_id: str) -> None:
         """Close what is open if its session is over. What cannot be known now is left open."""
-        for hold in list(self._holds.get(record_id, ())):
-            with contextlib.suppress(StoreFault):
-                known = self._cache.find(record_key(record_id)) or await self._look_up(hold.ticket)
-                if known is None or freshness(known, self._settings, self._clock()) in {
-                    Freshness.IDLE,
-                    Freshness.OVER,
-                }:
-                    holds = self._holds.get(record_id, set())
-                    holds.discard(hold)
-                    hold.close()
+        held = self._holds.get(record_id)
+        if held is None:
+            return
+        with contextlib.suppress(StoreFault):
+            known = self._cache.find(record_key(record_id)) or await self._look_up(held.ticket)
+            if known is not None and freshness(known, self._settings, self._clock()) not in {
+                Freshness.IDLE,
+                Freshness.OVER,
+            }:
+                return
+            while held.closes:
+                for _ in range(min(len(held.closes), CLOSED_AT_ONCE)):
+                    held.closes.pop()()
+                await asyncio.sleep(0)  # there may be thousands, and others wait
+            if self._holds.get(record_id) is held:
+                del self._holds[record_id]
 
     def _aside(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.create_task(work)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from ..errors import UpstreamFault
 from .archive import SignedIn
+from .exchange import Exchange
 from .sessions import Sessions
 from .upstream import UpstreamResponse
 
@@ -16,41 +17,49 @@ CLEAN_END = 0.5
 
 
 class Stream:
-    """A body on its way to the client, which the end of a session breaks off, or that of the server.
+    """A body on its way to the client, which the end of a session breaks off.
 
     To an event stream the end of the answer is the regular end (HTML §9.2.3), so it gets one; of anything else the
     client must see that it is not whole, so the connection is aborted.
     """
 
-    def __init__(self, response: UpstreamResponse, abort: Callable[[], object]) -> None:
-        self._response, self._abort = response, abort
+    def __init__(self, response: UpstreamResponse, exchange: Exchange) -> None:
+        self._response, self._exchange = response, exchange
         self._aborting: asyncio.TimerHandle | None = None
-        self.over = ""
-        """What ended before the body did: ``session_ended`` or ``shutdown``."""
-        self.ends_cleanly = response.content_length is None and _is_event_stream(response)
+        self.over = False
+        """Whether it was ended before the body did."""
+        self.ends_cleanly = response.endless
 
     @contextlib.contextmanager
-    def held(self, sessions: Sessions, signed_in: SignedIn | None) -> Iterator[None]:
-        """Within this block, the end of the session is the end of the stream."""
+    def held(self, sessions: Sessions, signed_in: SignedIn | None, streams: set[Stream]) -> Iterator[None]:
+        """Within this block, the end of the session is the end of the stream, and it is one of ``streams``."""
+        streams.add(self)
+        if signed_in is not None:
+            sessions.hold(signed_in.ticket, self._session_ended)
         try:
-            if signed_in is None:
-                yield
-            else:
-                with sessions.holding(signed_in, self.end):
-                    yield
+            yield
         finally:
+            streams.discard(self)
+            if signed_in is not None:
+                sessions.release(signed_in.ticket.record_id, self._session_ended)
             if self._aborting is not None:
                 self._aborting.cancel()
 
-    def end(self, reason: str = "session_ended") -> None:
-        """End it now."""
-        if self.over:
-            return
-        self.over = reason
+    def drain(self) -> None:
+        """The process is about to end: so does an event stream, whose client comes back for more (HTML §9.2.3)."""
+        if self.ends_cleanly and not self.over:
+            self._end("shutdown")
+
+    def _session_ended(self) -> None:
+        if not self.over:
+            self._end("session_ended")
+
+    def _end(self, reason: str) -> None:
+        self.over, self._exchange.reason = True, reason
         if self.ends_cleanly:
-            self._aborting = asyncio.get_running_loop().call_later(CLEAN_END, self._abort)
+            self._aborting = asyncio.get_running_loop().call_later(CLEAN_END, self._exchange.abort)
         else:
-            self._abort()
+            self._exchange.abort()
         self._response.abort()
 
     async def read(self) -> bytes:
@@ -62,8 +71,3 @@ class Stream:
                 raise
             return b""
         return b"" if self.over else data
-
-
-def _is_event_stream(response: UpstreamResponse) -> bool:
-    types = [value for name, value in response.headers if name.lower() == b"content-type"]
-    return len(types) == 1 and types[0].partition(b";")[0].strip().lower() == b"text/event-stream"

@@ -55,6 +55,7 @@ class Access(msgspec.Struct, gc=False):
     """What the access log says of one request. docs/logging.md has the meaning of each field."""
 
     request_id: str
+    trace_id: str | None
     client_ip: str
     method: str | None
     host: str | None
@@ -179,6 +180,7 @@ class Telemetry:
             self.access(
                 Access(
                     request_id=request_id,
+                    trace_id=None,
                     client_ip=client_ip,
                     method=None,
                     host=None,
@@ -207,6 +209,14 @@ class Telemetry:
         if now - self._turned_away >= 60:
             self._turned_away = now
             self.message("warning", "connections.full", reason="http.limits.connections is reached")
+
+    def upstream(self, name: str, server: str, up: bool, why: str) -> None:
+        """A server of several gets requests from now on, or none; why not is for the log."""
+        self.metrics.servers_up[name, server] = float(up)
+        if up:
+            self.message("info", "upstream.server_up", upstream=name, server=server)
+        else:
+            self.message("warning", "upstream.server_down", upstream=name, server=server, reason=why)
 
     def _measure_lag(self, due: float) -> None:
         self.metrics.loop_lag.observe(max(0.0, time.perf_counter() - due))

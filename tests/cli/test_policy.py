@@ -66,6 +66,8 @@ upstream: http://127.0.0.1:8080
 routes:
   - {path: /public/, auth: none}
   - {path: /admin/, groups: [/staff/ops], roles: [admin]}
+  - {path: /api/, strip_prefix: /api, upstream: api}
+upstreams: {api: {url: "http://127.0.0.1:9000"}}
 """)
     return str(file)
 
@@ -83,6 +85,9 @@ routes:
         ),
         (["/admin/", "--group", "/staff"], 1, "groups   one of /staff/ops: has none of them"),
         (["/public/..;/admin/"], 1, "verdict  refused (path_ambiguous, 400): '/public/..;/admin/' as it came"),
+        (["/api/a%2Fb?x"], 0, "path     goes on as /a%2Fb"),
+        (["/api/%2Fx/"], 0, "path     goes on as /%2Fx/"),
+        (["/api//x"], 1, "verdict  refused (path_ambiguous, 400): '/api//x' without its first part"),
         (["https://other.example.com/"], 1, "verdict  refused (wrong_host, 421)"),
     ],
 )

@@ -106,6 +106,23 @@ def test_the_short_form_may_be_a_section() -> None:
     assert config.upstreams["default"].max_connections == 5
 
 
+def test_where_everything_is_answered_here_no_upstream_is_needed() -> None:
+    config = minimal(upstream=None, routes=[{"path": "/", "respond": {"status": 503}}])
+    assert list(checks.upstreams_named(None, {}, config.routes)) == []
+    passing_on = (*config.routes, RouteSettings(path="/x"))
+    (problem,) = checks.upstreams_named(None, {}, passing_on)
+    assert (problem.code, problem.path) == ("E123", "upstream")
+    (problem,) = checks.upstreams_named(None, {"api": object()}, passing_on)
+    assert (problem.code, problem.path) == ("E122", "routes.1")
+
+
+def test_a_route_that_leads_past_another_is_warned_of() -> None:
+    opened = {"path": "/public/", "auth": "none", "strip_prefix": "/public"}
+    config = minimal(routes=[opened, {"path": "/admin/", "groups": ["ops"]}])
+    (problem,) = checks.routes_usable(config.public_url, config.routes, config.endpoints)
+    assert (problem.code, problem.path, problem.severity) == ("W209", "routes.0", "warning")
+
+
 def test_upstreams_need_names() -> None:
     with pytest.raises(ValueError, match="has an upstream without a name"):
         minimal(upstreams={"": {"url": "http://127.0.0.1:9000"}})

@@ -5,6 +5,7 @@ like, ``tls`` has the certificate, ``connection`` holds a client to the limits, 
 leaves to its user, ``listener`` is what accepts and drains, and ``redirect`` sends plain HTTP to https.
 """
 
+from oidc_proxy.server.front.connection import ClientRequest
 from oidc_proxy.server.front.listener import Handler, Listener
 from oidc_proxy.server.front.redirect import HttpsRedirect
 from oidc_proxy.server.front.settings import HttpLimits, HttpSettings, HttpTimeouts, ListenSettings, ListenTlsSettings
@@ -12,6 +13,7 @@ from oidc_proxy.server.front.sockets import open_sockets
 from oidc_proxy.server.front.tls import ServerTls
 
 __all__ = [
+    "ClientRequest",
     "Handler",
     "HttpLimits",
     "HttpSettings",

@@ -10,16 +10,16 @@ import struct
 import termios
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from aiohttp import http_parser, web, web_protocol
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import RawRequestMessage
+from aiohttp.http import HttpVersion11, RawRequestMessage
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from oidc_proxy import pages
-from oidc_proxy.errors import InternalFault, ProxyError, RequestFault
+from oidc_proxy.errors import InternalFault, ProxyError, RequestFault, SettingsFault
 from oidc_proxy.messages import http_date
 from oidc_proxy.server.front.objections import object_to, without_trailer
 from oidc_proxy.server.front.settings import HttpSettings
@@ -36,7 +36,11 @@ _RESET = struct.pack("ii", 1, 0)
 
 if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:  # pragma: no cover
     # Its grammar differs from the compiled one's, and everything here was checked against that one.
-    raise ImportError("aiohttp runs without its compiled parser; unset AIOHTTP_NO_EXTENSIONS and install a wheel")
+    _unsafe = (
+        "aiohttp runs without its compiled HTTP parser, which is the only one that is safe here; "
+        "unset AIOHTTP_NO_EXTENSIONS, and install aiohttp from a wheel"
+    )
+    raise SettingsFault([_unsafe])
 
 
 class Witness(Protocol):
@@ -57,7 +61,25 @@ class Owner(Protocol):
     draining: bool
 
     def admit(self, connection: FrontProtocol) -> bool: ...
-    def forget(self, connection: FrontProtocol) -> None: ...
+    def succeed(self, connection: FrontProtocol, heir: Reviewed) -> None: ...
+    def forget(self, connection: Reviewed) -> None: ...
+
+
+class Reviewed(Protocol):
+    """What is called again and again to see what takes too long."""
+
+    def review(self, now: float) -> None: ...
+
+
+class Left(NamedTuple):
+    """A connection on which no HTTP is spoken any more."""
+
+    transport: asyncio.Transport
+    arrived: bytes
+    """What has come behind the last request."""
+    write_timeout: float
+    forget: Callable[[Reviewed], None]
+    """To be called with the heir once the connection is gone."""
 
 
 class ClientRequest(web.BaseRequest):
@@ -73,6 +95,27 @@ class ClientRequest(web.BaseRequest):
             return False
         protocol: FrontProtocol = self._protocol  # type: ignore[assignment]
         return not protocol._owner.draining or protocol.has_more
+
+    @property
+    def offers_websocket(self) -> bool:
+        """Whether the client offers to speak WebSocket instead, and what follows is not read as HTTP.
+
+        In HTTP/1.0 there is no such offer (RFC 9110 §7.8).
+        """
+        message = self._message
+        if not message.upgrade or message.version != HttpVersion11 or not self._protocol._upgraded:
+            return False
+        return [value.lower() for value in message.headers.getall("Upgrade")] == ["websocket"]
+
+    def leave(self, heir: Reviewed) -> Left:
+        """Give the connection away: whoever gets it sets its protocol. ``heir`` takes the place among the connections.
+
+        ConnectionError if the client is gone.
+        """
+        protocol = self._protocol
+        if not isinstance(protocol, FrontProtocol):
+            raise TypeError("not one of our connections")
+        return protocol.leave(heir)
 
 
 def client_request(
@@ -203,6 +246,19 @@ class FrontProtocol(web.RequestHandler):
         super().connection_lost(exc)
         self._wire = self._body = None
 
+    def leave(self, heir: Reviewed) -> Left:
+        """See ``ClientRequest.leave``. aiohttp is told that the connection is lost, and lets go of everything."""
+        wire, owner = self._wire, self._owner
+        if wire is None:
+            raise ConnectionResetError("the client is gone")
+        arrived = self._message_tail + self._held
+        owner.succeed(self, heir)
+        self.transport = self._wire = self._body = None
+        self._task_handler = None  # is answering the request just now, and would be cancelled
+        self._current_request = None
+        super().connection_lost(None)
+        return Left(wire, arrived, float(self._timeouts.write), owner.forget)
+
     # ── what arrives ──
 
     def data_received(self, data: bytes) -> None:
@@ -213,6 +269,9 @@ class FrontProtocol(web.RequestHandler):
         """
         data, self._held = self._held + data if self._held else data, b""
         while not self._deaf:
+            if self._upgraded:
+                super().data_received(data)  # keeps it: whether it is HTTP depends on what the backend answers
+                return
             if data and len(self._messages) >= self._max_msg_queue_size:
                 self._held = data  # aiohttp has paused reading, and calls again when it has answered some
                 return

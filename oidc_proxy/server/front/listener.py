@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from oidc_proxy.server.front.connection import LINGER, FrontProtocol, Witness, client_request
+from oidc_proxy.server.front.connection import LINGER, FrontProtocol, Reviewed, Witness, client_request
 from oidc_proxy.server.front.settings import HttpSettings
 from oidc_proxy.server.front.tls import ServerTls
 from oidc_proxy.values import Instant
@@ -39,7 +39,7 @@ class Listener:
         self._sockets: Sequence[socket.socket] = ()
         self._servers: list[asyncio.Server] = []
         self._greetings: set[asyncio.Task[Any]] = set()
-        self._connections: set[FrontProtocol] = set()
+        self._connections: set[Reviewed] = set()
         self._watch: asyncio.TimerHandle | None = None
         self.server: web.Server
         timeouts = settings.timeouts
@@ -123,21 +123,27 @@ class Listener:
             greeting.exception()  # a handshake that failed; seen
 
     async def close(self, grace: float) -> None:
-        """Accept no more, let requests under way finish for ``grace`` seconds, then cut every connection off."""
+        """Accept no more, let requests under way finish for ``grace`` seconds, then cut every connection off.
+
+        Those that were given away are for their heirs to end.
+        """
         loop = asyncio.get_running_loop()
         self.stop_accepting()
         end = loop.time() + grace
         while (self._connections or self._greetings) and (now := loop.time()) < end:
-            for connection in tuple(self._connections):
+            for connection in self._speaking_http():
                 connection.close_if_quiet(now)
             await asyncio.sleep(LOOK)
         for greeting in self._greetings:
             greeting.cancel()
-        for connection in tuple(self._connections):
+        for connection in self._speaking_http():
             connection.cut()
         await self.server.shutdown(0.5)
         if self._watch is not None:
             self._watch.cancel()
+
+    def _speaking_http(self) -> list[FrontProtocol]:
+        return [connection for connection in self._connections if isinstance(connection, FrontProtocol)]
 
     # ── called by connections ──
 
@@ -151,7 +157,12 @@ class Listener:
             self._watch = asyncio.get_running_loop().call_later(self._tick, self._look)
         return True
 
-    def forget(self, connection: FrontProtocol) -> None:
+    def succeed(self, connection: FrontProtocol, heir: Reviewed) -> None:
+        """The connection lives on in the heir, which is reviewed in its place and counts as it did."""
+        self._connections.discard(connection)
+        self._connections.add(heir)
+
+    def forget(self, connection: Reviewed) -> None:
         self._connections.discard(connection)
 
     def _look(self) -> None:

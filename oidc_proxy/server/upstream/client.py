@@ -11,14 +11,19 @@ from oidc_proxy.errors import UpstreamFault
 from oidc_proxy.server.upstream.connection import Connection, Unanswered, UpstreamResponse
 from oidc_proxy.server.upstream.framing import Body, request_head
 from oidc_proxy.server.upstream.pool import Pool
-from oidc_proxy.server.upstream.settings import Address, UpstreamSettings, tls_context
+from oidc_proxy.server.upstream.settings import Address, UpstreamSettings, Waits, tls_context
 
 _REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
 """Safe methods (RFC 9110 §9.2.1): the backend may see them twice."""
 
+_OFFER = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
+
 
 class NotConnected(UpstreamFault):
-    """No connection could be opened; ``reason`` is timeout, name, refused, tls or other."""
+    """No connection could be opened, so that nothing of the request has been sent: another server may have it.
+
+    ``reason`` is timeout, name, refused, tls or other.
+    """
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__("upstream_timeout" if reason == "timeout" else "upstream_unreachable", detail)
@@ -26,11 +31,15 @@ class NotConnected(UpstreamFault):
 
 
 class Upstream:
-    """One backend and the connections to it. Belongs to one event loop, from the first request on."""
+    """One server and the connections to it. Belongs to one event loop, from the first request on."""
 
-    def __init__(self, settings: UpstreamSettings) -> None:
-        """Opens nothing. SettingsFault when the TLS files cannot be used."""
+    def __init__(self, settings: UpstreamSettings, shortest: float = 0.0) -> None:
+        """Opens nothing. ``shortest`` is the shortest wait that ``send`` will be asked for, 0 if there are only ours.
+
+        SettingsFault when the TLS files cannot be used.
+        """
         self.settings = settings
+        self.fixed_headers = settings.fixed_headers
         self._address = Address.parse(settings.url)
         self.authority = self._address.authority.encode()
         """Value of a Host header that names the backend itself."""
@@ -39,7 +48,8 @@ class Upstream:
         self._patience = float(settings.timeouts.connect)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watch: asyncio.TimerHandle | None = None
-        limits = [seconds for seconds in (settings.timeouts.response, settings.timeouts.idle) if seconds]
+        self.waits = Waits.of(settings.timeouts.response, settings.timeouts.idle)
+        limits = [seconds for seconds in (*self.waits, shortest) if seconds]
         self._tick = min(1.0, max(0.01, min(limits, default=1.0) / 10))
         self._closed = False
 
@@ -48,8 +58,20 @@ class Upstream:
         if self._tls is not None:
             self._tls = tls_context(self.settings.tls)
 
+    @property
+    def busy(self) -> int:
+        """Exchanges under way."""
+        return self._pool.busy
+
     async def send(
-        self, method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]], body: Body | None = None
+        self,
+        method: bytes,
+        target: bytes,
+        headers: Sequence[tuple[bytes, bytes]],
+        body: Body | None = None,
+        *,
+        accept: bytes | None = None,
+        waits: Waits | None = None,
     ) -> UpstreamResponse:
         """Send a request; returns when the head of the response is here, which may be before the body is sent.
 
@@ -58,9 +80,15 @@ class Upstream:
         A request without body and with a safe method is sent a second time, on a new connection, when the backend
         closed the idle one that it went out on (RFC 9112 §9.3.1). Cancelling closes the connection.
 
+        With ``accept``, the request offers to speak WebSocket, and may be answered by 101 with that very
+        Sec-WebSocket-Accept; the response's ``leave`` gives the connection then. ``waits`` is how long this exchange
+        may take, where it is not ``timeouts`` of the settings.
+
         Raises UpstreamFault: upstream_unreachable, upstream_saturated, upstream_timeout, upstream_invalid_response;
         and ValueError for what must not be written into a request.
         """
+        if accept is not None:
+            headers = (*headers, *_OFFER)
         head = request_head(method, target, headers, body)
         loop = self._loop or self._start()
         connection = self._pool.take(loop.time())
@@ -68,7 +96,7 @@ class Upstream:
             connection = await self._ready(connection)
         repeatable = body is None and method in _REPEATABLE
         while True:
-            answer = connection.begin(head, method, body)
+            answer = connection.begin(head, method, body, waits or self.waits, accept)
             try:
                 return await answer
             except asyncio.CancelledError:
@@ -141,10 +169,11 @@ class Upstream:
         """Expire what is overdue. One timer for all connections: a timer a request would cost more than its parsing."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        for connection in tuple(self._pool.connections):
+        pool = self._pool
+        for connection in (*pool.connections, *pool.apart):
             if connection.deadline < now:
                 connection.expire()
-        self._watch = loop.call_later(self._tick, self._look) if self._pool.connections else None
+        self._watch = loop.call_later(self._tick, self._look) if pool.connections or pool.apart else None
 
 
 def _reason(error: OSError) -> str:

@@ -16,8 +16,8 @@ from typing import Protocol
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from oidc_proxy.errors import RequestFault, UpstreamFault
-from oidc_proxy.server.upstream.framing import Body, invalid, response_framing
-from oidc_proxy.server.upstream.settings import UpstreamTimeouts
+from oidc_proxy.server.upstream.framing import Body, announces_events, check_switch, invalid, response_framing
+from oidc_proxy.server.upstream.settings import UpstreamTimeouts, Waits
 
 HEAD_LIMIT = 64 * 1024
 """Most bytes of a response's head, its interim responses included, and of its trailers."""
@@ -42,6 +42,7 @@ class Owner(Protocol):
     """Who is told when a connection can serve again, and when it never will."""
 
     def free(self, connection: Connection) -> None: ...
+    def set_apart(self, connection: Connection) -> None: ...
     def gone(self, connection: Connection) -> None: ...
 
 
@@ -58,6 +59,7 @@ class UpstreamResponse:
         "chunked",
         "content_length",
         "ended",
+        "endless",
         "headers",
         "reason",
         "status",
@@ -82,6 +84,8 @@ class UpstreamResponse:
         self.chunked = chunked
         self.bodiless = bodiless
         """No body follows, whatever the head says: response to HEAD, 204, 304 (RFC 9112 §6.3)."""
+        self.endless = False
+        """An event stream: it lasts as long as both sides like, and does not count as one of ``max_connections``."""
         self.ended = False
         """The last byte has arrived: the next ``read`` returns all that is left of the body, without waiting."""
         self._connection: Connection | None = connection
@@ -118,15 +122,36 @@ class UpstreamResponse:
             self._connection.fail(invalid("the response was abandoned"))
         self._chunks.clear()
 
+    def leave(self) -> tuple[asyncio.Transport, bytes]:
+        """After status 101: the connection, which serves no requests any more, and what has come behind the head.
+
+        It is not being read from: set its protocol, and resume. Raises UpstreamFault if the backend is gone already.
+        """
+        connection, self._connection = self._connection, None
+        if connection is None:
+            raise self._fault or invalid("the response was abandoned")
+        return connection.leave()
+
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+class _Beyond:
+    """In the place of a parser: keeps what comes after the last HTTP of a connection."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def feed_data(self, data: bytes) -> None:
+        self.data += data
 
 
 class Connection(asyncio.Protocol):
     """One exchange at a time: ``begin`` writes the request and gives the future response."""
 
     __slots__ = (
+        "_accept",
         "_answer",
         "_broken",
         "_close_delimited",
@@ -135,7 +160,6 @@ class Connection(asyncio.Protocol):
         "_head_size",
         "_headers",
         "_held",
-        "_idle",
         "_interims",
         "_keep",
         "_keep_alive",
@@ -145,12 +169,12 @@ class Connection(asyncio.Protocol):
         "_paused",
         "_reason",
         "_response",
-        "_response_time",
         "_sender",
         "_sent",
         "_silent",
         "_transport",
         "_used",
+        "_waits",
         "_writable",
         "closed",
         "deadline",
@@ -165,8 +189,6 @@ class Connection(asyncio.Protocol):
         """Loop time at which what the connection waits for has taken too long; an idle one has then served its time."""
         self._owner = owner
         self._loop = loop
-        self._response_time = float(timeouts.response) or math.inf
-        self._idle = float(timeouts.idle) or math.inf
         self._keep_alive = float(timeouts.keep_alive)
         self._transport: asyncio.Transport
         self._parser = HttpResponseParser(self)
@@ -222,7 +244,7 @@ class Connection(asyncio.Protocol):
         if self._answer is None and self._response is None:
             self.close()
         elif self._paused:  # the backend may be waiting for our reader
-            self.deadline = self._loop.time() + self._response_time
+            self.deadline = self._loop.time() + self._waits.response
         elif not self._sent:
             self.fail(UpstreamFault("upstream_timeout", "the backend did not take the request body in time"))
         elif self._response is None:
@@ -256,9 +278,13 @@ class Connection(asyncio.Protocol):
 
     # ── sending ──
 
-    def begin(self, head: bytes, method: bytes, body: Body | None) -> asyncio.Future[UpstreamResponse]:
+    def begin(
+        self, head: bytes, method: bytes, body: Body | None, waits: Waits, accept: bytes | None = None
+    ) -> asyncio.Future[UpstreamResponse]:
         """Write the request; the result is the response as soon as its head has arrived. Only on an idle connection."""
+        self._waits = waits
         self._answer = answer = self._loop.create_future()
+        self._accept = accept
         self._head_only = method == b"HEAD"
         self._head_size = self._interims = self._silent = 0
         self._headers: list[tuple[bytes, bytes]] = []
@@ -267,7 +293,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(head)
         if body is None or body[1] == 0:
             self._sent = True
-            self.deadline = self._loop.time() + self._response_time
+            self.deadline = self._loop.time() + self._waits.response
         else:
             self._sent = False
             self.deadline = math.inf
@@ -312,7 +338,7 @@ class Connection(asyncio.Protocol):
         raise RequestFault("bad_request", "the request body is shorter than announced")
 
     async def _drain(self, writable: asyncio.Future[None]) -> None:
-        self.deadline = self._loop.time() + self._response_time
+        self.deadline = self._loop.time() + self._waits.response
         await writable
         self.deadline = math.inf  # from here it is the client who is waited for
 
@@ -350,7 +376,7 @@ class Connection(asyncio.Protocol):
         if self.closed:
             return
         if self._complete:
-            self._finish(response)
+            self._finish(response) if response.status != 101 else self._stand_still()
         elif response._queued > QUEUE_LIMIT and not self._paused:
             self._paused = True
             self._transport.pause_reading()
@@ -388,7 +414,9 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
-            if self._complete:
+            if self._response is not None and self._response.status == 101:
+                self._parser = _Beyond(data[error.args[0] :])  # type: ignore[assignment]
+            elif self._complete:
                 self._broken = True  # the response is whole; what follows it is not our business
             elif isinstance(error, HttpParserCallbackError) and isinstance(error.__context__, Exception):
                 self.fail(error.__context__)  # raised by one of the methods below
@@ -399,7 +427,7 @@ class Connection(asyncio.Protocol):
         """Start the clock for what is expected of the backend now."""
         if not self._sent or self._paused:
             return
-        self.deadline = self._loop.time() + (self._response_time if self._response is None else self._idle)
+        self.deadline = self._loop.time() + (self._waits.response if self._response is None else self._waits.idle)
 
     def resume(self) -> None:
         """The reader has taken what was queued."""
@@ -425,6 +453,20 @@ class Connection(asyncio.Protocol):
         self._used = True
         self.deadline = self._loop.time() + self._keep_alive
         self._owner.free(self)
+
+    def _stand_still(self) -> None:
+        """Wait for whoever takes the connection after status 101."""
+        self.deadline = math.inf
+        self._transport.pause_reading()
+
+    def leave(self) -> tuple[asyncio.Transport, bytes]:
+        """See ``UpstreamResponse.leave``: the place in the pool is free."""
+        self.closed = True
+        beyond: _Beyond = self._parser  # type: ignore[assignment]
+        del self._parser
+        self._response = None
+        self._owner.gone(self)
+        return self._transport, beyond.data
 
     # ── called by llhttp ──
 
@@ -463,7 +505,8 @@ class Connection(asyncio.Protocol):
         bodiless = self._head_only or status in {204, 304}
         if status == 204 and (length or chunked):
             raise invalid("status 204 with a body")
-        self._keep = self._parser.should_keep_alive()
+        # A backend to which an upgrade was offered may be of two minds about what comes next on the connection.
+        self._keep = self._accept is None and self._parser.should_keep_alive()
         self._complete = self._head_only
         self._close_delimited = length is None and not chunked and not bodiless
         reason = self._reason
@@ -471,16 +514,32 @@ class Connection(asyncio.Protocol):
             reason = b""
         response = UpstreamResponse(self, status, reason, tuple(headers), length, chunked, bodiless)
         self._response, self._answer = response, None
+        if length is None and not bodiless and announces_events(headers):
+            response.endless = True
+            self._owner.set_apart(self)
         answer.set_result(response)
 
     def _interim(self, status: int) -> None:
         """1xx: dropped (RFC 9110 §15.2), but neither endless nor a switch of protocols that nobody asked for."""
         self._interims += 1
         if status == 101:
-            raise invalid("status 101 without an upgrade")
+            self._switch()
+            return
         if status < 100 or self._interims > INTERIM_LIMIT:
             raise invalid(f"status {status}" if status < 100 else f"more than {INTERIM_LIMIT} interim responses")
         self._headers, self._reason = [], b""
+
+    def _switch(self) -> None:
+        """101: the last HTTP on this connection."""
+        if self._accept is None:
+            raise invalid("status 101 without an upgrade")
+        check_switch(self._headers, self._accept)
+        answer = self._answer
+        if answer is None or answer.done():
+            raise invalid("the response was abandoned")
+        response = UpstreamResponse(self, 101, b"Switching Protocols", tuple(self._headers), None, False, True)
+        self._response, self._answer = response, None
+        answer.set_result(response)
 
     def on_body(self, body: bytes) -> None:
         response = self._response

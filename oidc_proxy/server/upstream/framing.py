@@ -54,6 +54,26 @@ def _prove(target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
     _proven.update(name for name, _ in headers)
 
 
+def announces_events(headers: Sequence[tuple[bytes, bytes]]) -> bool:
+    """Whether the body is an event stream (HTML §9.2)."""
+    types = [value for name, value in headers if len(name) == 12 and name.lower() == b"content-type"]
+    return len(types) == 1 and types[0].partition(b";")[0].strip().lower() == b"text/event-stream"
+
+
+def check_switch(headers: Sequence[tuple[bytes, bytes]], accept: bytes) -> None:
+    """Raise UpstreamFault unless this is the other half of our WebSocket handshake (RFC 6455 §4.1)."""
+    fields: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        fields.setdefault(name.lower(), []).append(value.strip(b" \t"))
+    tokens = [token.strip(b" \t").lower() for value in fields.get(b"connection", []) for token in value.split(b",")]
+    if b"upgrade" not in tokens or [value.lower() for value in fields.get(b"upgrade", [])] != [b"websocket"]:
+        raise invalid("status 101 that does not switch to WebSocket")
+    if fields.get(b"sec-websocket-accept") != [accept]:
+        raise invalid("status 101 with a wrong Sec-WebSocket-Accept")
+    if fields.keys() & _FRAMING:  # RFC 9110 §8.6, RFC 9112 §6.1
+        raise invalid("status 101 with a body")
+
+
 def response_framing(headers: Sequence[tuple[bytes, bytes]]) -> tuple[int | None, bool, float | None]:
     """Content-Length, whether the body is chunked, and the seconds that an idle connection is kept, where announced.
 
