@@ -17,7 +17,6 @@ from ..errors import InternalFault, ProviderFault, ProxyError, RequestFault
 from ..forward_auth import Demands, Dialect
 from ..messages import (
     EndpointSettings,
-    ListenSettings,
     Origins,
     Reply,
     RequestHead,
@@ -38,7 +37,7 @@ from .checks import Checks
 from .endpoints import Endpoint, Fields, formless, read_form
 from .exchange import CLOSES, GOES_ON, Exchange, ask_for_body
 from .forwarding import Forwarding
-from .front import ClientRequest
+from .front import ClientRequest, ListenSettings
 from .login import Cookies, Login
 from .logout import Logout
 from .metrics import METHODS
