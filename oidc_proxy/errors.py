@@ -83,6 +83,12 @@ class RequestFault(ProxyError):
             "programs must send Origin, and other sites of yours go into `allowed_origins`; where a WebSocket may come "
             "from is `routes[].websocket`.",
         ),
+        "proxy_untrusted": Entry(
+            403,
+            "Not for browsers",
+            "This address is only for the proxy in front.",
+            "Whoever asked is not in `forward_auth.trusted_proxies`; the log line has the address.",
+        ),
         "request_timeout": Entry(
             408,
             "Request too slow",
@@ -242,7 +248,7 @@ class UpstreamFault(ProxyError):
             502,
             "Application unavailable",
             "The application cannot be reached at the moment.",
-            "Check the upstream's address; the log line says what became of the connection.",
+            "Check the upstream's address; the log line says what happened.",
         ),
         "upstream_invalid_response": Entry(
             502,

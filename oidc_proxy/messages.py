@@ -19,6 +19,7 @@ import msgspec
 from multidict import CIMultiDictProxy
 from pydantic import Field
 
+from .caching import NOBODY, for_one_user, for_shared_caches
 from .errors import RequestFault
 from .values import Origin, Settings, canonical_host
 
@@ -205,6 +206,7 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def is_trusted(address: str, trusted: Sequence[Network]) -> bool:
+    """Whether the address is in one of the networks."""
     if not trusted:
         return False
     parsed = _address(address.partition("%")[0])
@@ -409,6 +411,9 @@ NEVER_FROM_CLIENTS = frozenset({
     "fastly-client-ip", "x-remote-user", "remote-user", "x-remote-email", "x-remote-groups", "x-access-token",
     "x-id-token", "x-rewrite-url", "x-original-url", "x-original-uri", "x-original-method", "x-original-host",
     "x-http-method-override", "x-method-override", "x-http-method", "x-request-id", "x-forwarded", "proxy",
+    "client-ip", "forwarded-for", "proxy-client-ip", "wl-proxy-client-ip", "x-original-forwarded-for",
+    "x-azure-clientip", "x-appengine-user-ip", "x-envoy-external-address", "x-envoy-original-path", "x-host",
+    "x-http-host-override",
 })  # fmt: skip
 """Headers by which some backend would let the client choose its identity, address, path, method or (CGI) proxy."""
 
@@ -457,6 +462,8 @@ class HeaderFilter:
         text = canonical_name(exact)
         if exact in HOP_BY_HOP or text in self._dropped_from_response or text.startswith(NEVER_PREFIXES):
             return _NOMINATES if exact == "connection" else _GOES
+        if for_shared_caches(name):
+            return _SHARES
         return {"set-cookie": _COOKIES, "cache-control": _CACHES}.get(exact, _STAYS)
 
     def to_backend(self, raw_headers: RawHeaders, *, traced: bool = False) -> list[tuple[bytes, bytes]]:
@@ -478,11 +485,13 @@ class HeaderFilter:
                 nominated |= _nominated(line[1])
         return [line for line in kept if line[0].lower() not in nominated] if nominated else kept
 
-    def to_client(self, raw_headers: RawHeaders, *, private: bool = False) -> list[tuple[bytes, bytes]]:
+    def to_client(
+        self, raw_headers: RawHeaders, *, private: bool = False, shared: bool = False
+    ) -> list[tuple[bytes, bytes]]:
         """The backend's headers that may go on: without hop-by-hop ones, identity headers, and cookies of our names.
 
-        A ``private`` answer, one that depends on who is signed in, says so unless the backend speaks of caching itself:
-        another user behind a shared cache must not get it (RFC 9111 §3.5 does not cover cookies).
+        Of a ``private`` answer, one that depends on who is signed in, nothing lets a shared cache store it, unless
+        ``shared`` ones may do as the backend says; where it says nothing, nobody may.
         """
         kept: list[tuple[bytes, bytes]] = []
         nominated, kind_of, speaks = _NONE, self._kind_of_response, False
@@ -491,21 +500,22 @@ class HeaderFilter:
             if kind == _STAYS or (kind == _COOKIES and not self._own_cookies.owns_set(line[1])):
                 kept.append(line)
             elif kind == _CACHES:
-                kept.append(line)
+                kept.append(line if shared or not private else (line[0], for_one_user(line[1])))
                 speaks = True
+            elif kind == _SHARES and (shared or not private):
+                kept.append(line)
             elif kind == _NOMINATES:
                 nominated |= _nominated(line[1])
         if nominated:
             kept = [line for line in kept if line[0].lower() not in nominated]
             speaks = speaks and b"cache-control" not in nominated
-        return kept + _PRIVATE if private and not speaks else kept
+        return [*kept, *NOBODY] if private and not speaks else kept
 
 
-_STAYS, _GOES, _COOKIES, _CACHES, _NOMINATES, _TRACES = range(6)
+_STAYS, _GOES, _COOKIES, _CACHES, _SHARES, _NOMINATES, _TRACES = range(7)
 """What becomes of a header line, by its name: each name is looked at once."""
 
 _NONE: frozenset[bytes] = frozenset()
-_PRIVATE = [(b"Cache-Control", b"private, no-store"), (b"Vary", b"Cookie")]
 _PLAIN_CONNECTION = {b"keep-alive", b"close", b"upgrade", b"keep-alive, upgrade"}
 
 

@@ -65,7 +65,7 @@ def accepted(head: RequestHead, settings: WebSocketSettings, *, signed_in: bool)
     keys = headers.getall("Sec-WebSocket-Key", ())
     if len(keys) != 1 or not _is_key(keys[0]):
         raise RequestFault("bad_request", "Sec-WebSocket-Key is not one value of 16 bytes in base64")
-    _check_origin(headers.getall("Origin", ()), settings, head.origin, signed_in=signed_in)
+    check_origin(head, settings, signed_in=signed_in)
     return base64.b64encode(hashlib.sha1(keys[0].encode() + _GUID, usedforsecurity=False).digest())
 
 
@@ -76,7 +76,9 @@ def _is_key(text: str) -> bool:
         return False
 
 
-def _check_origin(said: list[str] | tuple[()], settings: WebSocketSettings, asked: Origin, *, signed_in: bool) -> None:
+def check_origin(head: RequestHead, settings: WebSocketSettings, *, signed_in: bool) -> None:
+    """Raise RequestFault("cross_site") unless this handshake is from a page that may open a WebSocket here."""
+    said = head.headers.getall("Origin", ())
     if not said:
         if signed_in and settings.require_origin:
             raise RequestFault("cross_site", "a WebSocket with a session and without an Origin")
@@ -86,7 +88,7 @@ def _check_origin(said: list[str] | tuple[()], settings: WebSocketSettings, aske
         origin = Origin.parse(said[0]) if len(said) == 1 and said[0].isascii() and not said[0].endswith("/") else None
     except ValueError:
         origin = None
-    if origin is None or origin not in (settings.origins or (asked,)):
+    if origin is None or origin not in (settings.origins or (head.origin,)):
         raise RequestFault("cross_site", f"a WebSocket from the origin {said[0][:200]!a}, which is not allowed here")
 
 

@@ -15,6 +15,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from ..errors import RequestFault
+from ..forward_auth import Dialect
 from ..messages import RequestHead
 from .front import ClientRequest
 
@@ -65,6 +66,8 @@ class Exchange(msgspec.Struct):
     """Bytes that the client sent after its request."""
     lasts: bool = False
     """The request has been answered, but what it began goes on."""
+    dialect: Dialect | None = None
+    """How the proxy asks that wants to know whether this request may pass; None where it comes to us itself."""
 
     @property
     def peer(self) -> str:

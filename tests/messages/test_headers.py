@@ -66,6 +66,11 @@ def test_hd_2_names_are_compared_as_backends_could_confuse_them(name: str, canon
         pytest.param("CF-Connecting-IP: 127.0.0.1", id="FW-1: CF-Connecting-IP"),
         pytest.param("X-Client-IP: 127.0.0.1", id="FW-1: X-Client-IP"),
         pytest.param("X_Cluster_Client_IP: 127.0.0.1", id="FW-1: X-Cluster-Client-IP"),
+        pytest.param("Client-IP: 127.0.0.1", id="FW-1: Client-IP, which PHP calls HTTP_CLIENT_IP"),
+        pytest.param("Forwarded-For: 127.0.0.1", id="FW-1: Forwarded-For"),
+        pytest.param("WL-Proxy-Client-IP: 127.0.0.1", id="FW-1: WebLogic"),
+        pytest.param("X-Host: evil.test", id="FW-2: X-Host"),
+        pytest.param("X-HTTP-Host-Override: evil.test", id="FW-2: X-HTTP-Host-Override"),
         pytest.param("X-Forwarded-Host: evil.test", id="FW-2: host"),
         pytest.param("X-Forwarded-Proto: http", id="FW-2: scheme"),
         pytest.param("X-Forwarded-Port: 80", id="FW-2: port"),
@@ -150,7 +155,7 @@ def test_f239_a_trace_goes_on_only_where_it_is_believed(name: str) -> None:
     ("said", "added"),
     [
         (["ETag: x"], True),
-        (["cache-control: public"], False),
+        (["cache-control: private"], False),
         (["Connection: cache-control", "Cache-Control: public", "ETag: x"], True),
         (["Cache-Control: public", "Connection: x, Cache-Control"], True),
     ],
@@ -206,6 +211,19 @@ def test_what_a_backend_cannot_say_to_a_browser(line: str) -> None:
 )
 def test_what_a_backend_says_goes_on(line: str) -> None:
     assert FILTER.to_client(lines(line)) == lines(line)
+
+
+@pytest.mark.parametrize(
+    ("private", "shared", "passed"),
+    [
+        (False, False, ["cache-control: public", "CDN-Cache-Control: x"]),
+        (True, True, ["cache-control: public", "CDN-Cache-Control: x"]),
+        (True, False, ["cache-control: private"]),
+    ],
+)
+def test_br1_what_is_private_is_stored_by_no_shared_cache(private: bool, shared: bool, passed: list[str]) -> None:
+    said = lines("cache-control: public", "CDN-Cache-Control: x")
+    assert FILTER.to_client(said, private=private, shared=shared) == lines(*passed)
 
 
 def test_px_1_a_backend_nominates_too() -> None:
