@@ -106,6 +106,7 @@ class Gateway:
             raise
         finally:
             self._telemetry.metrics.in_flight -= 1
+            self._count(exchange)
             if not exchange.lasts:
                 exchange.finish()
 
@@ -330,13 +331,18 @@ class Gateway:
 
     # ── what was seen ──
 
-    def _log(self, exchange: Exchange) -> None:
-        request, head = exchange.request, exchange.head
+    def _count(self, exchange: Exchange) -> None:
+        """Once it is answered: of a WebSocket, that is the handshake."""
         duration = time.perf_counter() - exchange.began  # uvloop's own time is in milliseconds
-        method = head.method if head else request.method
+        method = exchange.head.method if exchange.head else exchange.request.method
         self._telemetry.metrics.request(
             exchange.route, method, exchange.status, exchange.decision, exchange.reason, duration
         )
+
+    def _log(self, exchange: Exchange) -> None:
+        request, head = exchange.request, exchange.head
+        duration = time.perf_counter() - exchange.began
+        method = head.method if head else request.method
         if self._telemetry.settings.access:
             self._telemetry.access(
                 Access(
