@@ -15,6 +15,7 @@ from multidict import CIMultiDictProxy
 from .. import pages, policy
 from ..errors import InternalFault, ProviderFault, ProxyError, RequestFault
 from ..forward_auth import Demands, Dialect
+from ..identity import Identity
 from ..messages import (
     EndpointSettings,
     Origins,
@@ -30,6 +31,7 @@ from ..messages import (
     trace_id,
 )
 from ..policy import Allow, Anybody, Nobody, Refuse, Route, Routes, SignIn, Verdict
+from ..rewriting import GO_ELSEWHERE, destination
 from ..values import Instant, Origin
 from .account import Account
 from .archive import SignedIn
@@ -239,6 +241,8 @@ class Gateway:
             exchange.user = identity.subject
             exchange.account = identity.preferred_username or identity.email or identity.user
         verdict = policy.decide(route, identity)
+        if head.method in GO_ELSEWHERE and isinstance(verdict, Allow):
+            verdict = self._at_destination(head, identity)
         match verdict:
             case Allow():
                 exchange.decision = "allow"
@@ -247,6 +251,13 @@ class Gateway:
             case Refuse(reason):
                 exchange.decision, exchange.reason = "forbidden", reason
         return route, signed_in, verdict
+
+    def _at_destination(self, head: RequestHead, identity: Identity | None) -> Verdict:
+        """Who copies or moves something must be allowed to put it where it goes."""
+        path = destination(head.headers.getall("Destination", ()))
+        if path is None:
+            return Allow()
+        return policy.decide(policy.match(self._routes, host=head.origin.host, path=path, method="PUT"), identity)
 
     async def _who(self, route: Route, head: RequestHead) -> SignedIn | None:
         if isinstance(route.access, Nobody):
