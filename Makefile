@@ -10,7 +10,8 @@ LOCK := CUSTOM_COMPILE_COMMAND="make lock" pip-compile --quiet --generate-hashes
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --upgrade
 DEVELOPMENT := import tomllib; groups = tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]; \
 	print(*groups["test"], *groups["check"], sep="\n")
-PURE := values errors messages rewriting tokens oidc identity sessions websocket policy pages forward_auth
+APPLICATIONS := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["applications"], sep="\n")
+PURE := values errors messages caching rewriting tokens oidc identity sessions websocket policy pages forward_auth
 INTO := .
 
 .PHONY: help install demo test bench coverage check docs lock
@@ -36,7 +37,7 @@ install: .venv/installed ## make .venv with everything that the program and its 
 demo: .venv/program ## a provider, an application and the gateway in front of it, in one process
 	$(BIN)/oidc-proxy demo $(ARGS)
 
-test: install ## tests; those with a real Keycloak, Redis or Chromium where it can be had. ARGS=--slow for all
+test: install ## tests; those with real servers, browsers and applications where they can be had. ARGS=--slow for all
 	$(BIN)/pytest $(ARGS)
 
 bench: install ## CPU per request beside nginx, mod_auth_openidc and oauth2-proxy. ARGS=--quick for a first look
@@ -67,3 +68,4 @@ lock: ## choose the newest versions that pyproject.toml allows (needs pip-tools 
 	echo 'async-timeout; python_version < "3.12"' | $(LOCK) --output-file requirements.lock pyproject.toml -
 	python3 -c '$(DEVELOPMENT)' | $(LOCK) --constraint requirements.lock --output-file requirements-dev.lock -
 	echo hatchling | $(LOCK) --constraint requirements-dev.lock --output-file requirements-build.lock -
+	python3 -c '$(APPLICATIONS)' | $(LOCK) --output-file requirements-apps.lock -

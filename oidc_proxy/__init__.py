@@ -15,7 +15,7 @@ The floors. A module imports from floors below it, and within a floor only along
        server.telemetry -> server.metrics, server.outlet
     2  sessions -> oidc -> tokens; identity -> tokens; policy -> websocket; pages;
        forward_auth -> policy, identity, pages               what follows from what is known
-    1  messages, rewriting                                   HTTP as values
+    1  messages -> caching; rewriting                        HTTP as values
     0  errors, values                                        what can go wrong, and small words
 
 The life of a request: ``server.front`` parses it, ``server.gateway`` reads its head (``messages``), finds the route

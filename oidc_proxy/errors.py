@@ -248,7 +248,7 @@ class UpstreamFault(ProxyError):
             502,
             "Application unavailable",
             "The application cannot be reached at the moment.",
-            "Check the upstream's address; the log line says what became of the connection.",
+            "Check the upstream's address; the log line says what happened.",
         ),
         "upstream_invalid_response": Entry(
             502,

@@ -19,6 +19,7 @@ import msgspec
 from multidict import CIMultiDictProxy
 from pydantic import Field
 
+from .caching import NOBODY, for_one_user, for_shared_caches
 from .errors import RequestFault
 from .values import Origin, Settings, canonical_host
 
@@ -218,6 +219,16 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{7,127}")
 def request_id(offered: str | None, fresh: str) -> str:
     """The request id that a trusted hop gave if it is well-formed, else the fresh one."""
     return offered if offered is not None and _REQUEST_ID.fullmatch(offered) else fresh
+
+
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def trace_id(head: RequestHead) -> str | None:
+    """The id of the trace that the request goes on in (W3C Trace Context §3.2.2); None if there is none."""
+    given = head.headers.getall("traceparent", ()) if head.traced else ()
+    match = _TRACEPARENT.fullmatch(given[0]) if len(given) == 1 else None
+    return match[1] if match else None
 
 
 def is_navigation(head: RequestHead) -> bool:
@@ -448,6 +459,8 @@ class HeaderFilter:
         text = canonical_name(exact)
         if exact in HOP_BY_HOP or text in self._dropped_from_response or text.startswith(NEVER_PREFIXES):
             return _NOMINATES if exact == "connection" else _GOES
+        if for_shared_caches(name):
+            return _SHARES
         return {"set-cookie": _COOKIES, "cache-control": _CACHES}.get(exact, _STAYS)
 
     def to_backend(self, raw_headers: RawHeaders, *, traced: bool = False) -> list[tuple[bytes, bytes]]:
@@ -469,11 +482,13 @@ class HeaderFilter:
                 nominated |= _nominated(line[1])
         return [line for line in kept if line[0].lower() not in nominated] if nominated else kept
 
-    def to_client(self, raw_headers: RawHeaders, *, private: bool = False) -> list[tuple[bytes, bytes]]:
+    def to_client(
+        self, raw_headers: RawHeaders, *, private: bool = False, shared: bool = False
+    ) -> list[tuple[bytes, bytes]]:
         """The backend's headers that may go on: without hop-by-hop ones, identity headers, and cookies of our names.
 
-        A ``private`` answer, one that depends on who is signed in, says so unless the backend speaks of caching itself:
-        another user behind a shared cache must not get it (RFC 9111 §3.5 does not cover cookies).
+        Of a ``private`` answer, one that depends on who is signed in, nothing lets a shared cache store it, unless
+        ``shared`` ones may do as the backend says; where it says nothing, nobody may.
         """
         kept: list[tuple[bytes, bytes]] = []
         nominated, kind_of, speaks = _NONE, self._kind_of_response, False
@@ -482,21 +497,22 @@ class HeaderFilter:
             if kind == _STAYS or (kind == _COOKIES and not self._own_cookies.owns_set(line[1])):
                 kept.append(line)
             elif kind == _CACHES:
-                kept.append(line)
+                kept.append(line if shared or not private else (line[0], for_one_user(line[1])))
                 speaks = True
+            elif kind == _SHARES and (shared or not private):
+                kept.append(line)
             elif kind == _NOMINATES:
                 nominated |= _nominated(line[1])
         if nominated:
             kept = [line for line in kept if line[0].lower() not in nominated]
             speaks = speaks and b"cache-control" not in nominated
-        return kept + _PRIVATE if private and not speaks else kept
+        return [*kept, *NOBODY] if private and not speaks else kept
 
 
-_STAYS, _GOES, _COOKIES, _CACHES, _NOMINATES, _TRACES = range(6)
+_STAYS, _GOES, _COOKIES, _CACHES, _SHARES, _NOMINATES, _TRACES = range(7)
 """What becomes of a header line, by its name: each name is looked at once."""
 
 _NONE: frozenset[bytes] = frozenset()
-_PRIVATE = [(b"Cache-Control", b"private, no-store"), (b"Vary", b"Cookie")]
 _PLAIN_CONNECTION = {b"keep-alive", b"close", b"upgrade", b"keep-alive, upgrade"}
 
 

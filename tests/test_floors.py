@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent / "oidc_proxy"
 
 FLOORS = (
     {"", "values", "errors"},
-    {"messages", "rewriting"},
+    {"messages", "caching", "rewriting"},
     {"tokens", "oidc", "identity", "sessions", "websocket", "policy", "forward_auth", "pages"},
     {
         "server",
@@ -53,6 +53,7 @@ WHAT_A_FLOOR_IS = (
 )
 
 SAME_FLOOR = {
+    "messages": {"caching"},  # what a header says of caching belongs to the hygiene of headers
     "identity": {"tokens"},  # an Identity is made of verified claims and nothing else
     "oidc": {"tokens"},  # the provider's settings hold those of its tokens
     "sessions": {"identity", "oidc", "tokens"},  # a session holds what a sign-in brought

@@ -19,15 +19,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Serve until told to stop; 78 and every problem when the configuration has any."""
     _open_standard_descriptors()
-    config = config_or_none(options)
-    if config is None:
-        return BAD_CONFIGURATION
-    if options.check_config:
-        return OK
     from oidc_proxy.errors import SettingsFault
-    from oidc_proxy.server import workers
 
     try:
+        config = config_or_none(options)
+        if config is None:
+            return BAD_CONFIGURATION
+        if options.check_config:
+            return OK
+        from oidc_proxy.server import workers
+
         return int(workers.run(config) or OK)
     except SettingsFault as fault:
         print(fault, file=sys.stderr)

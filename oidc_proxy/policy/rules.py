@@ -98,6 +98,12 @@ class RouteSettings(Settings):
         description="The user must have at least one of these roles (and be in one of `groups`, when both are given).",
         examples=[["admin", "billing:editor"]],
     )
+    shared_cache: bool = Field(
+        False,
+        description="Whether caches between the gateway and browsers may keep an answer where its Cache-Control allows "
+        "that; else it is narrowed to `private`. Without a Cache-Control, nobody may keep the answer in any case. What "
+        "is open to everybody (`auth: none`) is passed on as it is.",
+    )
     upstream: str | None = Field(
         None, description="Name of the upstream that the requests go to; left out for the default one."
     )

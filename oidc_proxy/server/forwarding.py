@@ -136,7 +136,8 @@ class Forwarding:
     ) -> Written:
         """Pass the answer on as it comes. Once its head is out, only a broken connection can tell of a defect."""
         frames = _Framing(exchange, response)
-        lines = self._headers.to_client(response.headers, private=not isinstance(route.access, Nobody))
+        private = not isinstance(route.access, Nobody)
+        lines = self._headers.to_client(response.headers, private=private, shared=route.settings.shared_cache)
         status = response.status
         if addresses is not None and (300 <= status < 400 or status == 201 or addresses.on_every_status):
             lines = addresses.rewritten(lines, head.origin)

@@ -28,6 +28,7 @@ from ..messages import (
     is_trusted,
     request_id,
     split_target,
+    trace_id,
 )
 from ..policy import Allow, Anybody, Nobody, Refuse, Route, Routes, SignIn, Verdict
 from ..values import Instant, Origin
@@ -344,6 +345,7 @@ class Gateway:
             self._telemetry.access(
                 Access(
                     request_id=exchange.request_id,
+                    trace_id=trace_id(head) if head else None,
                     client_ip=head.client if head else exchange.peer,
                     method=method,
                     host=head.origin.authority if head else None,

@@ -28,7 +28,7 @@ class Stream:
         self._aborting: asyncio.TimerHandle | None = None
         self.over = False
         """Whether it was ended before the body did."""
-        self.ends_cleanly = response.content_length is None and _is_event_stream(response)
+        self.ends_cleanly = response.endless
 
     @contextlib.contextmanager
     def held(self, sessions: Sessions, signed_in: SignedIn | None, streams: set[Stream]) -> Iterator[None]:
@@ -71,8 +71,3 @@ class Stream:
                 raise
             return b""
         return b"" if self.over else data
-
-
-def _is_event_stream(response: UpstreamResponse) -> bool:
-    types = [value for name, value in response.headers if name.lower() == b"content-type"]
-    return len(types) == 1 and types[0].partition(b";")[0].strip().lower() == b"text/event-stream"

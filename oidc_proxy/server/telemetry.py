@@ -55,6 +55,7 @@ class Access(msgspec.Struct, gc=False):
     """What the access log says of one request. docs/logging.md has the meaning of each field."""
 
     request_id: str
+    trace_id: str | None
     client_ip: str
     method: str | None
     host: str | None
@@ -179,6 +180,7 @@ class Telemetry:
             self.access(
                 Access(
                     request_id=request_id,
+                    trace_id=None,
                     client_ip=client_ip,
                     method=None,
                     host=None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
 import socket
@@ -54,6 +55,18 @@ async def test_f253_an_idle_connection_does_not_hold_up_the_end(tmp_path: Path) 
         await gateway.stop()
         assert time.monotonic() - began < 5
         assert gateway.lines(event="shutdown"), "it was not killed"
+
+
+def test_sm26_it_does_not_start_with_another_parser_than_the_compiled_one() -> None:
+    """aiohttp has a second one, in Python, whose grammar differs; an environment variable is enough to get it."""
+    command = [*COMMAND, "serve", "--config", "/dev/null"]
+    environment = {**os.environ, "AIOHTTP_NO_EXTENSIONS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 78
+    assert done.stderr == (
+        "aiohttp runs without its compiled HTTP parser, which is the only one that is safe here; "
+        "unset AIOHTTP_NO_EXTENSIONS, and install aiohttp from a wheel\n"
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])

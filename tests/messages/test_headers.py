@@ -150,7 +150,7 @@ def test_f239_a_trace_goes_on_only_where_it_is_believed(name: str) -> None:
     ("said", "added"),
     [
         (["ETag: x"], True),
-        (["cache-control: public"], False),
+        (["cache-control: private"], False),
         (["Connection: cache-control", "Cache-Control: public", "ETag: x"], True),
         (["Cache-Control: public", "Connection: x, Cache-Control"], True),
     ],
@@ -206,6 +206,19 @@ def test_what_a_backend_cannot_say_to_a_browser(line: str) -> None:
 )
 def test_what_a_backend_says_goes_on(line: str) -> None:
     assert FILTER.to_client(lines(line)) == lines(line)
+
+
+@pytest.mark.parametrize(
+    ("private", "shared", "passed"),
+    [
+        (False, False, ["cache-control: public", "CDN-Cache-Control: x"]),
+        (True, True, ["cache-control: public", "CDN-Cache-Control: x"]),
+        (True, False, ["cache-control: private"]),
+    ],
+)
+def test_br1_what_is_private_is_stored_by_no_shared_cache(private: bool, shared: bool, passed: list[str]) -> None:
+    said = lines("cache-control: public", "CDN-Cache-Control: x")
+    assert FILTER.to_client(said, private=private, shared=shared) == lines(*passed)
 
 
 def test_px_1_a_backend_nominates_too() -> None:

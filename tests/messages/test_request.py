@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 
+import msgspec
 import pytest
 from pydantic import ValidationError
 
@@ -21,6 +22,7 @@ from oidc_proxy.messages import (
     query_parameters,
     request_id,
     split_target,
+    trace_id,
 )
 from oidc_proxy.values import Origin
 
@@ -354,3 +356,29 @@ def test_parameters_that_are_no_text(query: str) -> None:
     with pytest.raises(RequestFault) as caught:
         query_parameters(query)
     assert caught.value.code == "bad_request"
+
+
+# ── traces ──
+
+TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (f"00-{TRACE}-{PARENT}-01", TRACE),
+        (f"cc-{TRACE}-{PARENT}-00", TRACE),
+        (f"ff-{TRACE}-{PARENT}-01", None),
+        (f"00-{'0' * 32}-{PARENT}-01", None),
+        (f"00-{TRACE}-{'0' * 16}-01", None),
+        (f"00-{TRACE.upper()}-{PARENT}-01", None),
+        (f"00-{TRACE}-{PARENT}-01\n", None),
+        (f"00-{TRACE}-{PARENT}-01, 00-{TRACE}-{PARENT}-01", None),
+        ("", None),
+    ],
+)
+def test_a_trace_is_named_by_its_parent_or_not_at_all(given: str, found: str | None) -> None:
+    with_trace = head(traceparent=given)
+    assert trace_id(with_trace) is None, "it does not go on"
+    assert trace_id(msgspec.structs.replace(with_trace, traced=True)) == found
+    assert trace_id(msgspec.structs.replace(head(), traced=True)) is None

@@ -1,4 +1,4 @@
-"""The fixtures `keycloak`, `redis_server`, `redis_servers` and `chromium`, and what a run of the tests says of them.
+"""The fixtures for real servers, browsers and applications, and what a run of the tests says of them.
 
 A part that this machine cannot have skips the tests that need it, and the summary of the run names it. With
 `--real=require` (or OIDC_PROXY_REQUIRE_REAL=1) it fails them; with `--real=off` nothing is even tried.
@@ -17,6 +17,7 @@ import pytest
 from tests.real.parts import Unavailable
 
 if TYPE_CHECKING:  # imported where they are used: a run of the pure tests waits for none of them
+    from tests.real.applications import Applications
     from tests.real.browser import Chromium
     from tests.real.keycloak import Keycloak
     from tests.real.redis import RedisServer
@@ -34,18 +35,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--real",
         choices=["auto", "require", "off"],
         default="require" if os.environ.get("OIDC_PROXY_REQUIRE_REAL") == "1" else "auto",
-        help="tests with a real Keycloak, Redis or Chromium: skip where one is missing, fail then, or leave all out",
+        help="tests with real servers, browsers, applications: skip where one is missing, fail then, or leave all out",
     )
     parser.addoption(
         "--slow",
         action="store_true",
         default=os.environ.get("OIDC_PROXY_REQUIRE_REAL") == "1",
-        help="also those that wait for real outages and time-outs",
+        help="also those that wait for real outages and time-outs, or move much",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: waits for real outages and time-outs; run with --slow")
+    config.addinivalue_line("markers", "slow: waits for real outages and time-outs, or moves much; run with --slow")
     config.stash[LEFT_OUT] = 0
     config.stash[USED] = {}
     config.stash[MISSING] = {}
@@ -171,6 +172,35 @@ async def chromium(pytestconfig: pytest.Config) -> AsyncIterator[Chromium]:
             yield browser
     except (ImportError, Unavailable) as reason:
         _missing(pytestconfig, "Chromium", reason)
+
+
+@pytest.fixture(scope="session")
+def applications(pytestconfig: pytest.Config) -> Applications:
+    """The environment of applications that others wrote."""
+    from tests.real.applications import Applications
+
+    _unless_off(pytestconfig)
+    try:
+        found = Applications.prepared()
+    except Unavailable as reason:
+        _missing(pytestconfig, "Applications", reason)
+    pytestconfig.stash[USED]["Applications"] = str(found)
+    return found
+
+
+@pytest.fixture
+def system_program(pytestconfig: pytest.Config) -> Callable[[str], str]:
+    """The path of a program that the system's packages bring."""
+    from tests.real.applications import program_of_the_system
+
+    def find(name: str) -> str:
+        _unless_off(pytestconfig)
+        try:
+            return program_of_the_system(name)
+        except Unavailable as reason:
+            _missing(pytestconfig, name, reason)
+
+    return find
 
 
 def _needs_keycloak(item: pytest.Item) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import fcntl
 import hashlib
 import os
 import shutil
@@ -18,15 +17,14 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aiohttp import ClientResponse, ClientSession, ClientTimeout
 
-from tests.real.parts import Container, Process, Runner, Unavailable, cache_folder, docker_answers, free_port
+from tests.real.parts import Container, Process, Runner, Unavailable, alone, cache_folder, docker_answers, free_port
 
 VERSION = "26.7.5"
 IMAGE = f"quay.io/keycloak/keycloak:{VERSION}"
@@ -409,7 +407,7 @@ def _prepared() -> Path:
     """
     recipe = hashlib.sha256("\n".join([ARTIFACT_SHA256, *BUILD]).encode()).hexdigest()[:8]
     folder = cache_folder() / f"keycloak-{VERSION}-{recipe}"
-    with _alone(folder.with_suffix(f"{folder.suffix}.lock")):
+    with alone(folder.with_suffix(f"{folder.suffix}.lock")):
         if not (folder / "ready").exists():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
@@ -418,14 +416,6 @@ def _prepared() -> Path:
             _fill(folder)
             (folder / "ready").touch()
     return folder
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Other runs on this machine wait meanwhile."""
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _unpack(folder: Path) -> None:

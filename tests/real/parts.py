@@ -6,12 +6,14 @@ two are driven by the same words: `start`, `stop`, `kill`, `pause`, `resume`, `c
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -214,6 +216,14 @@ def cache_folder() -> Path:
     folder = Path(chosen) if chosen else Path.home() / ".cache" / "oidc-proxy-tests"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Other runs on this machine wait meanwhile."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _last_lines(output: bytes, count: int = 30) -> str:

@@ -69,7 +69,7 @@ def test_bytes_that_are_no_text_do_not_break_a_line(value: str) -> None:
 def access(**fields: Any) -> Access:
     """An ordinary request that was passed on."""
     usual = {
-        "request_id": "1", "client_ip": "192.0.2.1", "method": "GET", "host": "app.test", "path": "/",
+        "request_id": "1", "trace_id": None, "client_ip": "192.0.2.1", "method": "GET", "host": "app.test", "path": "/",
         "protocol": "HTTP/1.1", "status": 200, "bytes_in": 0, "bytes_out": 10, "duration_ms": 1.5, "route": "app",
         "decision": "allow", "reason": "", "detail": None, "upstream": "default", "upstream_status": 200,
         "upstream_duration_ms": 1.25, "sub": None, "user_agent": None,
@@ -159,6 +159,16 @@ def test_no_access_log_is_none() -> None:
     told.access(access(status=500))
     told.unreadable(RequestFault("bad_request", "x"), request_id="1", client_ip="192.0.2.1", bytes_out=1)
     assert lines(out) == []
+
+
+async def test_f239_the_trace_is_named_that_the_backend_hears_of() -> None:
+    identifier = "0af7651916cd43dd8448eb211c80319c"
+    parent = f"traceparent: 00-{identifier}-b7ad6b7169203331-01"
+    for trusted, wanted in (["127.0.0.1"], identifier), ([], None):
+        async with world_with({"listen": {"trusted_proxies": trusted}}) as (world, backend):
+            await get(world, parent)
+            assert [line["trace_id"] for line in world.lines(type="access")] == [wanted]
+            assert len(backend.seen[0].all("traceparent")) == (1 if wanted else 0)
 
 
 async def test_f236_a_request_s_line_tells_what_came_and_went() -> None:

@@ -893,6 +893,42 @@ async def test_saturation() -> None:
 
 
 @story
+async def test_an_event_stream_gives_up_its_place_and_may_find_another_one() -> None:
+    async def script(peer: Peer) -> None:
+        while True:
+            if b"/events" in await peer.head():
+                await peer.say(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: Text/Event-Stream; a=b\r\nTransfer-Encoding: chunked\r\n\r\n"
+                )
+                await peer.say(b"1\r\n:\r\n")
+                await asyncio.sleep(0.2)
+                await peer.say(b"0\r\n\r\n")
+            else:
+                await peer.say(OK)
+
+    async with backend(script) as it, upstream(it.url, max_connections=1) as client:
+        streams = [await client.send(b"GET", b"/events", HOST) for _ in range(3)]
+        assert all(stream.endless for stream in streams)
+        assert await get(client) == (200, b"ok")
+        assert len(it.peers) == 4
+        for stream in streams:
+            while await stream.read():
+                pass
+        pool = client._pool
+        assert not pool.apart
+        assert len(pool.connections) == 1, "the others are closed"
+        assert await get(client) == (200, b"ok")
+        await client.send(b"GET", b"/events", HOST)
+        assert len(it.peers) == 4
+        assert not pool.connections
+        stream = await client.send(b"GET", b"/events", HOST)
+        while await stream.read():
+            pass
+        assert await get(client) == (200, b"ok")
+        assert len(it.peers) == 5, "it found a place"
+
+
+@story
 async def test_places_come_back_after_every_kind_of_end() -> None:
     """One place, and it is never lost: abort, cancellation, fault, refusal, close, waiter that gave up."""
 

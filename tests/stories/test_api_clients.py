@@ -112,6 +112,24 @@ async def test_br3_other_origins_learn_nothing(origin: str) -> None:
         watch.assert_nobody_got_in()
 
 
+async def test_br12_no_endpoint_of_ours_becomes_a_service_worker() -> None:
+    """One under our prefix would see every sign-in, its code included."""
+    paths = ["start", "callback?code=x&state=y", "sign_out", "signed_out", "userinfo", "session", "frontchannel_logout"]
+    async with watched_world() as (_, world, ann):
+        await ann.sign_in(f"{world.url}/echo", "ann", "ann")
+        before = len(world.backend.requests)
+        for path in paths:
+            page = await ann.fetch(
+                f"{world.url}/oauth2/{path}", dest="serviceworker", headers={"Service-Worker": "script"}
+            )
+            assert (page.status, page.json()["code"]) == (403, "cross_site"), path
+            assert "Service-Worker-Allowed" not in page.headers
+            assert not page.set_cookies
+        assert len(world.backend.requests) == before
+        its = await ann.fetch(f"{world.url}/worker.js", dest="serviceworker", headers={"Service-Worker": "script"})
+        assert its.status == 200, "the application may have one"
+
+
 async def test_lt20_a_prefetched_start_begins_nothing() -> None:
     async with watched_world() as (watch, world, ann):
         page = await ann.get(f"{world.url}/oauth2/start", Sec_Purpose="prefetch;prerender", Accept=HTML)

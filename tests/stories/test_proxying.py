@@ -8,7 +8,7 @@ import gzip
 import pytest
 
 from tests.stories.proxied import ann, answer, get, swallow, world_with
-from tests.wire import OK, Peer, ask, authority, connected, folded, message
+from tests.wire import OK, Fields, Peer, Request, ask, authority, connected, folded, message
 
 # ── the request ──
 
@@ -251,7 +251,7 @@ async def test_f85_answers_come_back_as_they_are() -> None:
 async def test_answer_headers_are_kept_byte_for_byte_and_in_order() -> None:
     fields = [
         b"Set-Cookie: a=1; Path=/", b"X-Lat: caf\xe9", b"set-cookie: b=\xc3\xa9; HttpOnly", b"X-Utf: \xe2\x82\xac",
-        b"SET-COOKIE: c=3", b"ETag: W/\"1\"", b"Vary: Accept", b"Cache-Control: max-age=5", b"Server: theirs/1",
+        b"SET-COOKIE: c=3", b"ETag: W/\"1\"", b"Vary: Accept", b"Cache-Control: private,max-age=5", b"Server: theirs/1",
         b"Location: http://backend:8080/x?y=%2F", b"WWW-Authenticate: Basic realm=\"x\"", b"x-lower: 1", b"Link: </a>",
         b"Date: Thu, 01 Jan 1970 00:00:01 GMT", b"Access-Control-Allow-Origin: *",
     ]  # fmt: skip
@@ -365,8 +365,32 @@ async def test_px32_px34_what_is_for_one_user_is_kept_by_no_cache() -> None:
             assert response.one("Cache-Control") == b"private, no-store"
             assert b"Cookie" in response.one("Vary")
         assert not (await get(world)).all("Cache-Control"), "public pages are the backend's business"
-        backend.answer = answer("cache-control: max-age=60")
-        assert (await get(world, line="GET /x", cookie=cookie)).one("Cache-Control") == b"max-age=60"
+        backend.answer = answer("cache-control: private, max-age=60")
+        assert (await get(world, line="GET /x", cookie=cookie)).one("Cache-Control") == b"private, max-age=60"
+
+
+async def test_br1_what_is_closed_is_kept_by_no_shared_cache() -> None:
+    """Mallory makes Ann open /account/x.css, which the application takes for /account, and asks the cache for it."""
+    says = ["Cache-Control: public, max-age=600", "CDN-Cache-Control: max-age=600", "Surrogate-Control: max-age=600"]
+    routes = [{"path": "/public/", "auth": "none"}, {"path": "/assets/", "shared_cache": True}, {"path": "/"}]
+    async with world_with({"routes": routes}) as (world, backend):
+        cookie = await ann(world)
+        backend.answer = answer(*says)
+        for path in ("/account/x.css", "/account%2fx.css"):
+            response = await get(world, line=f"GET {path}", cookie=cookie)
+            assert response.all("Cache-Control") == [b"private, max-age=600"]
+            assert not response.all("CDN-Cache-Control")
+            assert not response.all("Surrogate-Control")
+        for path in ("/public/x.css", "/assets/x.css"):
+            response = await get(world, line=f"GET {path}", cookie=cookie)
+            assert [response.one(name) for name in ("Cache-Control", "CDN-Cache-Control", "Surrogate-Control")] == [
+                b"public, max-age=600", b"max-age=600", b"max-age=600"
+            ]  # fmt: skip
+        backend.answer = answer(
+            "Last-Modified: Tue, 01 Jan 2019 00:00:00 GMT"
+        )  # which lets caches guess (RFC 9111 §4.2.2)
+        response = await get(world, line="GET /assets/x.css", cookie=cookie)
+        assert response.one("Cache-Control") == b"private, no-store"
 
 
 async def test_px33_br2_answers_of_our_own_are_kept_by_no_cache() -> None:
@@ -404,6 +428,45 @@ async def test_sm22_pipelined_requests_are_judged_one_by_one_and_answered_in_ord
         assert [response.status for response in answers] == [200, 401, 200, 200, 200]
         assert [r.body.decode() for r in answers if r.status == 200] == [t for t in targets if t != "/x/2"]
         assert [bool(request.all("X-Forwarded-User")) for request in backend.seen] == [False, False, True, False]
+
+
+def without_id(request: Request) -> tuple[bytes, bytes, Fields, bytes]:
+    """All of it but what differs anyway; how a body is cut into chunks belongs to each hop (RFC 9112 §7.1)."""
+    fields = [field for field in request.headers if field[0].lower() != b"x-request-id"]
+    return request.method, request.target, fields, request.body
+
+
+async def test_sm28_requests_arrive_the_same_wherever_the_network_cuts_them() -> None:
+    async with world_with() as (world, backend):
+        cookie = await ann(world)
+        chunks = b"5;a=b\r\nhello\r\n1\r\n!\r\n0\r\nX-Trailer: mallory\r\n\r\n"
+        data = message(world.url, "POST /x/1?a=%2F", "Transfer-Encoding: chunked", "X-A:  b\t", cookie=cookie) + chunks
+        data += message(world.url, "PUT /x/2", cookie=f"other=1; {cookie}", body=b"GET / HTTP/1.1\r\n\r\n")
+        data += b"\r\n" + message(world.url, "GET /public/3", "Connection: close")
+        backend.seen.clear()
+
+        async def arrives(pieces: list[bytes]) -> list[tuple[bytes, bytes, Fields, bytes]]:
+            async with connected(world.url) as line:
+                for piece in pieces:
+                    await line.send(piece)
+                    await asyncio.sleep(0)
+                    await asyncio.sleep(0)
+                assert [(await line.response(method)).status for method in ("POST", "PUT", "GET")] == [200] * 3
+                assert await line.ended() == b""
+            seen = [without_id(request) for request in backend.seen]
+            backend.seen.clear()
+            return sorted(seen)  # on connections of their own, so in any order
+
+        whole = await arrives([data])
+        assert [(method, target, body) for method, target, _, body in whole] == [
+            (b"GET", b"/public/3", b""),
+            (b"POST", b"/x/1?a=%2F", b"hello!"),
+            (b"PUT", b"/x/2", b"GET / HTTP/1.1\r\n\r\n"),
+        ]
+        for at in range(1, len(data)):
+            assert await arrives([data[:at], data[at:]]) == whole, (at, data[at - 10 : at])
+        assert await arrives([data[at : at + 1] for at in range(len(data))]) == whole
+        assert not backend.malformed
 
 
 async def test_a_request_after_a_body_starts_where_the_body_ends() -> None:

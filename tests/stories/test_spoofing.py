@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 
@@ -337,8 +338,10 @@ async def test_hd19_an_email_counts_only_if_the_provider_says_true(verified: obj
 # ── where the request seems to come from ──
 
 
-async def test_fw2_nothing_of_ours_follows_forwarded_headers() -> None:
-    async with ann_signed_in() as (world, _, cookie):
+@pytest.mark.parametrize("trusted", [[], ["127.0.0.1"]], ids=["nobody is trusted", "the peer is trusted"])
+async def test_fw2_nothing_of_ours_follows_forwarded_headers(trusted: list[str]) -> None:
+    """Who is trusted may say for whom it asks, but not who we are: that is configured."""
+    async with ann_signed_in({"listen": {"trusted_proxies": trusted}}) as (world, backend, cookie):
         lies = ["X-Forwarded-Host: evil.test", "X-Forwarded-Proto: https", "Forwarded: host=evil.test;proto=https"]
         navigation = ["Accept: text/html", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document"]
         for path, its_cookie in [("/x", ""), ("/oauth2/start", ""), ("/oauth2/sign_out", cookie)]:
@@ -347,6 +350,16 @@ async def test_fw2_nothing_of_ours_follows_forwarded_headers() -> None:
         response = await sent(world, "/x", "", *lies, *navigation)
         assert response.status in {302, 303}
         assert authority(world.url).replace(":", "%3A").encode() in response.one("Location")
+        more = [
+            "X-Forwarded-Port: 1",
+            "X-Forwarded-Prefix: /evil",
+            "X-Forwarded-Server: evil",
+            "X-Forwarded-Scheme: evil",
+        ]
+        assert (await sent(world, "/x", cookie, *lies, *more)).status == 200
+        assert b"evil" not in backend.last().raw
+        assert backend.last().one("X-Forwarded-Proto") == b"http"
+        assert backend.last().one("X-Forwarded-Host").decode() == authority(world.url)
 
 
 @pytest.mark.parametrize(
@@ -429,6 +442,27 @@ async def test_f239_a_trace_is_continued_for_those_who_are_believed(
         await sent(world, "/x", cookie, *fields)
         found = [b": ".join(line).decode() for line in backend.last().headers]
         assert [line for line in found if line.startswith(("trace", "baggage"))] == (fields if passed else [])
+
+
+@pytest.mark.parametrize(("trusted", "address"), [([], "127.0.0.1"), (["127.0.0.1"], "6.6.6.6")])
+async def test_fw9_the_audit_names_the_same_address(trusted: list[str], address: str) -> None:
+    """Somebody at 6.6.6.6 says that she is at an inner address, and signs in, and is refused, and signs out."""
+    config = {"listen": {"trusted_proxies": trusted}, "routes": [*ROUTES, {"path": "/ops/", "groups": ["/nobody"]}]}
+    lies = {"X-Forwarded-For": "10.0.0.1, 6.6.6.6", "X-Real-IP": "10.0.0.1", "Forwarded": "for=10.0.0.1"}
+    async with recorder() as backend:
+        async with running_world({"upstream": {"url": backend.url}, **config}) as world, world.browser() as ann:
+            page = await ann.navigate(f"{world.url}/x", headers=lies)
+            form = page.forms[0]
+            fields = {**form.fields, "username": "ann", "password": "ann"}
+            signed_in = await ann.post(urljoin(page.url, form.action), fields)
+            assert (await ann.navigate(signed_in.location, headers=lies)).status == 200
+            assert (await ann.navigate(f"{world.url}/ops/", headers=lies)).status == 403
+            await ann.navigate(f"{world.url}/oauth2/sign_out", headers=lies, initiator=f"{world.url}/")
+            told = {line["event"]: line["client_ip"] for line in world.lines(type="audit")}
+            assert {"login.succeeded", "access.denied"} <= told.keys()
+            assert [event for event in told if event.startswith("logout")]
+            assert set(told.values()) == {address}
+            assert {line["client_ip"] for line in world.lines(type="access")} == {address}
 
 
 @pytest.mark.parametrize(("trusted", "believed"), [([], False), (["127.0.0.1"], True)])

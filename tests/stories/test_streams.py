@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,39 @@ async def test_f218_events_arrive_as_they_are_said() -> None:
         await line.send(message(world.url, "GET /events?count=3&interval=60", "Accept: text/event-stream"))
         event = await asyncio.wait_for(line.reader.readuntil(b"\n\n"), 3)
         assert event.endswith(b'data: {"number": 0}\n\n'), "the next one is a minute away"
+
+
+@pytest.mark.parametrize("framing", [b"Transfer-Encoding: chunked\r\n", b""], ids=["chunks", "until the end"])
+async def test_rx11_two_hundred_event_streams_take_nobodys_place(framing: bytes) -> None:
+    async def events(peer: Peer) -> None:
+        async for request in peer.requests():
+            if request.target != b"/public/events":
+                await peer.say(OK)
+                continue
+            piece = b"data: 1\n\n"
+            body = b"%x\r\n%b\r\n" % (len(piece), piece) if framing else piece
+            await peer.say(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n" + framing + b"\r\n" + body)
+            await peer.closed()
+
+    settings = {"max_connections": 2, "timeouts": {"connect": "2s", "idle": "1s"}}
+    async with world_with({"upstream": settings}, script=events) as (world, backend), AsyncExitStack() as stack:
+        lines = [await stack.enter_async_context(connected(world.url)) for _ in range(200)]
+        for line in lines:
+            await line.send(message(world.url, "GET /public/events"))
+        for line in lines:
+            await line.reader.readuntil(b"data: 1\n\n")
+        upstream = world.app._upstreams["default"]
+        assert len(upstream._pool.apart) == 200
+        assert [(await get(world)).status for _ in range(5)] == [200] * 5
+        assert backend.connections <= 202
+        for line in lines[:100]:
+            line.abort()
+        await eventually(lambda: len(upstream._pool.apart) == 100)
+        for line in lines[100:]:  # nothing comes for longer than the backend may pause
+            with pytest.raises(ConnectionResetError):
+                await asyncio.wait_for(line.reader.read(), 3)
+        assert not upstream._pool.apart
+        assert (await get(world)).status == 200
 
 
 async def test_f218_an_upload_arrives_piece_by_piece() -> None:

@@ -57,7 +57,7 @@ async def test_the_tabs_of_somebody_who_is_signed_in_at_the_provider_need_no_for
 
 
 @pytest.mark.parametrize("path", ["/echo", f"/echo/{'long/' * 300}"], ids=["short", "long"])
-async def test_f122_lt16_two_hundred_unfinished_sign_ins_stay_bounded_and_the_newest_completes(path: str) -> None:
+async def test_f122_lt16_rx9_two_hundred_unfinished_sign_ins_stay_bounded_and_the_newest_completes(path: str) -> None:
     async with watched_world() as (_, world, ann):
         newest = None
         for number in range(200):

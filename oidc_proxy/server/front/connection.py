@@ -15,7 +15,7 @@ from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from oidc_proxy import pages
-from oidc_proxy.errors import InternalFault, ProxyError, RequestFault
+from oidc_proxy.errors import InternalFault, ProxyError, RequestFault, SettingsFault
 from oidc_proxy.messages import http_date
 from oidc_proxy.server.front.objections import object_to, without_trailer
 from oidc_proxy.server.front.settings import HttpSettings
@@ -28,7 +28,11 @@ LINGER = 5.0
 
 if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:  # pragma: no cover
     # Its grammar differs from the compiled one's, and everything here was checked against that one.
-    raise ImportError("aiohttp runs without its compiled parser; unset AIOHTTP_NO_EXTENSIONS and install a wheel")
+    _unsafe = (
+        "aiohttp runs without its compiled HTTP parser, which is the only one that is safe here; "
+        "unset AIOHTTP_NO_EXTENSIONS, and install aiohttp from a wheel"
+    )
+    raise SettingsFault([_unsafe])
 
 
 class Witness(Protocol):

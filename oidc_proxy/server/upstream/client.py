@@ -164,10 +164,11 @@ class Upstream:
         """Expire what is overdue. One timer for all connections: a timer a request would cost more than its parsing."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        for connection in tuple(self._pool.connections):
+        pool = self._pool
+        for connection in (*pool.connections, *pool.apart):
             if connection.deadline < now:
                 connection.expire()
-        self._watch = loop.call_later(self._tick, self._look) if self._pool.connections else None
+        self._watch = loop.call_later(self._tick, self._look) if pool.connections or pool.apart else None
 
 
 def _reason(error: OSError) -> str:

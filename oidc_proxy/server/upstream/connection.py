@@ -16,7 +16,7 @@ from typing import Protocol
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from oidc_proxy.errors import RequestFault, UpstreamFault
-from oidc_proxy.server.upstream.framing import Body, check_switch, invalid, response_framing
+from oidc_proxy.server.upstream.framing import Body, announces_events, check_switch, invalid, response_framing
 from oidc_proxy.server.upstream.settings import UpstreamTimeouts, Waits
 
 HEAD_LIMIT = 64 * 1024
@@ -42,6 +42,7 @@ class Owner(Protocol):
     """Who is told when a connection can serve again, and when it never will."""
 
     def free(self, connection: Connection) -> None: ...
+    def set_apart(self, connection: Connection) -> None: ...
     def gone(self, connection: Connection) -> None: ...
 
 
@@ -58,6 +59,7 @@ class UpstreamResponse:
         "chunked",
         "content_length",
         "ended",
+        "endless",
         "headers",
         "reason",
         "status",
@@ -82,6 +84,8 @@ class UpstreamResponse:
         self.chunked = chunked
         self.bodiless = bodiless
         """No body follows, whatever the head says: response to HEAD, 204, 304 (RFC 9112 §6.3)."""
+        self.endless = False
+        """An event stream: it lasts as long as both sides like, and does not count as one of ``max_connections``."""
         self.ended = False
         """The last byte has arrived: the next ``read`` returns all that is left of the body, without waiting."""
         self._connection: Connection | None = connection
@@ -510,6 +514,9 @@ class Connection(asyncio.Protocol):
             reason = b""
         response = UpstreamResponse(self, status, reason, tuple(headers), length, chunked, bodiless)
         self._response, self._answer = response, None
+        if length is None and not bodiless and announces_events(headers):
+            response.endless = True
+            self._owner.set_apart(self)
         answer.set_result(response)
 
     def _interim(self, status: int) -> None:

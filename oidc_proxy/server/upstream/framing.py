@@ -54,6 +54,12 @@ def _prove(target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
     _proven.update(name for name, _ in headers)
 
 
+def announces_events(headers: Sequence[tuple[bytes, bytes]]) -> bool:
+    """Whether the body is an event stream (HTML §9.2)."""
+    types = [value for name, value in headers if len(name) == 12 and name.lower() == b"content-type"]
+    return len(types) == 1 and types[0].partition(b";")[0].strip().lower() == b"text/event-stream"
+
+
 def check_switch(headers: Sequence[tuple[bytes, bytes]], accept: bytes) -> None:
     """Raise UpstreamFault unless this is the other half of our WebSocket handshake (RFC 6455 §4.1)."""
     fields: dict[bytes, list[bytes]] = {}

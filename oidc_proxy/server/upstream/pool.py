@@ -17,6 +17,8 @@ class Pool:
     def __init__(self, limit: int, make: Callable[[], Connection]) -> None:
         self.connections: set[Connection] = set()
         """Every one that takes a place: connecting, in use, or idle."""
+        self.apart: set[Connection] = set()
+        """Those in use that have given up their place."""
         self._limit = limit
         self._make = make
         self._idle: list[Connection] = []
@@ -60,15 +62,30 @@ class Pool:
             raise
 
     def free(self, connection: Connection) -> None:
-        """The connection can serve again."""
+        """The connection can serve again, if there is a place for it."""
+        if connection in self.apart:
+            if len(self.connections) >= self._limit:
+                connection.close()
+                return
+            self.apart.discard(connection)
+            self.connections.add(connection)
         if not self._waiters or not self._hand_over(connection):
             self._idle.append(connection)
 
+    def set_apart(self, connection: Connection) -> None:
+        """The connection is in use for as long as a client likes: others get its place."""
+        self.apart.add(connection)
+        self._vacate(connection)
+
     def gone(self, connection: Connection) -> None:
         """The connection is closed, and its place is free."""
-        self.connections.discard(connection)
+        self.apart.discard(connection)
         with suppress(ValueError):
             self._idle.remove(connection)
+        self._vacate(connection)
+
+    def _vacate(self, connection: Connection) -> None:
+        self.connections.discard(connection)
         if self._waiters and len(self.connections) < self._limit:
             fresh = self._fresh()
             if not self._hand_over(fresh):
@@ -82,7 +99,7 @@ class Pool:
             if not waiter.done():
                 waiter.set_exception(fault)
         self._waiters.clear()
-        for connection in tuple(self.connections):
+        for connection in (*self.connections, *self.apart):
             connection.fail(fault)
 
     def _fresh(self) -> Connection:

@@ -181,7 +181,10 @@ class UpstreamSettings(Settings):
     health: HealthSettings = Field(HealthSettings(), description="When a server of several is passed over.")
     timeouts: UpstreamTimeouts = Field(UpstreamTimeouts(), description="How long the backend may take.")
     max_connections: int = Field(
-        256, ge=1, le=65535, description="Most connections that one worker holds to each server at a time."
+        256,
+        ge=1,
+        le=65535,
+        description="Most connections that one worker holds to each server at a time; event streams are not counted.",
     )
     max_websockets: int = Field(
         8000,
