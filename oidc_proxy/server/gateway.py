@@ -214,6 +214,9 @@ class Gateway:
         exchange.dialect = dialect
         head, demands = self._checks.read(exchange.peer, asked, dialect)
         exchange.head = head
+        if head.path in self._endpoints:  # it comes to us next, and is judged then; to ask for sign-in here is a loop
+            exchange.route = head.path
+            return await self._send(exchange, dialect.yes, self._checks.nobody(dialect))
         route, signed_in, verdict = await self._admit(exchange, head, demands)
         match verdict:
             case Allow():
