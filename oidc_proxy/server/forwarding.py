@@ -152,7 +152,7 @@ class Forwarding:
                 await exchange.write(start + frames.last(await response.read()))
                 return frames.connection
             stream = Stream(response, exchange)
-            with stream.held(self._sessions, signed_in, self._streams):
+            with stream.held(self._sessions, signed_in, route, self._streams):
                 if self._draining:
                     stream.drain()
                 await exchange.write(start)

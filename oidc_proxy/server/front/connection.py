@@ -4,6 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import socket
+import struct
+import termios
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
@@ -23,8 +27,12 @@ from oidc_proxy.values import Instant
 
 SILENT_LIMIT = 64 * 1024
 """Most bytes of chunk extensions and trailers that come without a byte of the body."""
+QUIET = 1.0
+"""Seconds without a request after which a connection is closed during a drain."""
 LINGER = 5.0
 """Seconds in which a client that is still sending can take its answer before the connection is closed."""
+
+_RESET = struct.pack("ii", 1, 0)
 
 if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:  # pragma: no cover
     # Its grammar differs from the compiled one's, and everything here was checked against that one.
@@ -50,6 +58,7 @@ class Owner(Protocol):
     witness: Witness
     clock: Callable[[], Instant]
     server: web.Server
+    draining: bool
 
     def admit(self, connection: FrontProtocol) -> bool: ...
     def succeed(self, connection: FrontProtocol, heir: Reviewed) -> None: ...
@@ -78,8 +87,14 @@ class ClientRequest(web.BaseRequest):
 
     @property
     def keep_alive(self) -> bool:
-        """Not after an upgrade that was asked for: aiohttp drops what has arrived behind it, or half of that."""
-        return super().keep_alive and not self._message.upgrade
+        """Not after an upgrade that was asked for: aiohttp drops what has arrived behind it, or half of that.
+
+        Nor during a drain, once no other request waits on this connection.
+        """
+        if not super().keep_alive or self._message.upgrade:
+            return False
+        protocol: FrontProtocol = self._protocol  # type: ignore[assignment]
+        return not protocol._owner.draining or protocol.has_more
 
     @property
     def offers_websocket(self) -> bool:
@@ -151,10 +166,16 @@ class _Lingering:
         if self._leaving or transport.is_closing():
             return
         self._leaving = True
-        if transport.can_write_eof():
+        if transport.can_write_eof():  # TLS cannot
             transport.write_eof()
         transport.resume_reading()
         asyncio.get_running_loop().call_later(LINGER, transport.abort)
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Break the connection: to HTTP/1.0 its mere end would be the regular end of a body (RFC 9112 §6.3)."""
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    transport.abort()
 
 
 class _Stall:
@@ -408,6 +429,35 @@ class FrontProtocol(web.RequestHandler):
         if "Too many headers" in str(error):
             return RequestFault("headers_too_large", "more headers than http.limits.headers")
         return RequestFault("bad_request", "not a well-formed HTTP/1.x request")
+
+    # ── the end of the server ──
+
+    @property
+    def has_more(self) -> bool:
+        """Whether another request has begun to arrive."""
+        return bool(self._messages or self._held or self._head)
+
+    def close_if_quiet(self, now: float) -> None:
+        """Close if no request is here, none is arriving, and none has come for a while. ``now`` is loop time."""
+        waiting = self._waiter is not None and not self._waiter.done() and not self.has_more
+        if waiting and self._idle.seconds(self._request_count, now) >= QUIET and not self._unread_bytes():
+            self.force_close()
+
+    def _unread_bytes(self) -> int:
+        """How many bytes the system holds for us."""
+        if self._wire is None:
+            return 0
+        number = self._wire.get_extra_info("socket").fileno()
+        return int.from_bytes(fcntl.ioctl(number, termios.FIONREAD, bytes(4)), "little")
+
+    def cut(self) -> None:
+        """Close at once, so that an answer that is under way is seen not to be whole."""
+        if self._wire is None:
+            return
+        if self._current_request is not None:
+            reset(self._wire)
+        else:
+            self._wire.abort()
 
     # ── what takes too long ──
 
