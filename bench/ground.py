@@ -18,6 +18,7 @@ from oidc_proxy.demo.directory import ANN, Client, Lifetimes, User
 from oidc_proxy.demo.provider import Provider
 from tests.real.parts import Unavailable, free_port
 from tests.real.redis import RedisServer
+from tests.world import Browser
 
 PATH = "/page"
 """The only address that the backend knows; everything else is 404."""
@@ -42,13 +43,20 @@ class Ground:
     _asked: int = 0
     _programs: list[Program] = field(default_factory=list)
 
-    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> Program:
-        """A program of a peer, on the peers' core."""
-        return self._start(name, command, self.core, environment)
+    def start(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        *,
+        behind: bool = False,
+    ) -> Program:
+        """A program of a peer, on the peers' core. ``behind`` has it where the load is, as a backend must be."""
+        return self._start(name, command, None if behind else self.core, environment)
 
-    def start_nginx(self, name: str, config: str) -> Program:
-        """An nginx of a peer with one worker; ``config`` is what stands in its http block."""
-        return self._start(name, self._nginx_command(name, config), self.core)
+    def start_nginx(self, name: str, config: str, *, behind: bool = False) -> Program:
+        """An nginx with one worker; ``config`` is what stands in its http block."""
+        return self._start(name, self._nginx_command(name, config), None if behind else self.core)
 
     def client(self, name: str, redirect_uri: str) -> Client:
         """Make a peer known to the provider."""
@@ -61,6 +69,15 @@ class Ground:
         if self.redis is None:
             raise Missing(self.no_redis)
         return self.redis.url_for(None, None, database)
+
+    async def sign_in(self, url: str) -> str:
+        """The Cookie header of a browser that has gone there and signed in."""
+        async with Browser() as browser:
+            page = await browser.sign_in(url, self.user.username, self.user.password)
+            cookie = browser.cookies.header(url)
+        if page.status != 200 or not cookie:
+            raise RuntimeError(f"the sign-in ended with status {page.status}{'' if cookie else ', without a cookie'}")
+        return cookie
 
     async def backend_requests(self, http: aiohttp.ClientSession) -> int:
         """How many requests the backend has answered so far, but for those to this very counter."""
@@ -98,7 +115,7 @@ class Ground:
     listen 127.0.0.1:{self._status};
     location = /status {{ stub_status; }}
   }}"""
-        program = self._start("backend", self._nginx_command("backend", config), None)
+        program = self.start_nginx("backend", config, behind=True)
         await program.ready(self.backend)
 
     def _start(

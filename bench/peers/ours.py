@@ -46,9 +46,15 @@ class Ours:
         return Stand([program], origin)
 
     async def serve(
-        self, ground: Ground, name: str, origin: str, listen: Mapping[str, Any], port: int | None = None
+        self,
+        ground: Ground,
+        name: str,
+        origin: str,
+        listen: Mapping[str, Any],
+        port: int | None = None,
+        **others: Any,
     ) -> tuple[Program, int]:
-        """A gateway that browsers reach at ``origin``, and its port."""
+        """A gateway that browsers reach at ``origin``, and its port. ``others`` are settings that replace ours."""
         port = port or free_port()
         client = ground.client(f"oidc_proxy-{name}-{self.store}", f"{origin}/oauth2/callback")
         store = {"type": "redis", "url": ground.redis_url(DATABASES[name])} if self.store == "redis" else {}
@@ -64,6 +70,7 @@ class Ours:
             "store": store or {"type": "memory"},
             "upstream": f"http://127.0.0.1:{ground.backend}",
             "log": {"access": self.access_log, "level": "warning"},
+            **others,
         }
         path = ground.folder / f"{client.client_id}.yaml"
         path.write_text(json.dumps(config))  # JSON is YAML
