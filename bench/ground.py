@@ -41,6 +41,7 @@ class Ground:
     no_redis: str = ""
     _status: int = 0
     _asked: int = 0
+    _databases: int = 0
     _programs: list[Program] = field(default_factory=list)
 
     def start(
@@ -64,11 +65,17 @@ class Ground:
             Client(client_id=name, secret=secrets.token_urlsafe(24), redirect_uris=(redirect_uri,))
         )
 
-    def redis_url(self, database: int) -> str:
-        """A database for one peer alone. Missing if there is no Redis."""
+    def database(self) -> int:
+        """A database of Redis that nobody else uses. Missing if there is no Redis."""
         if self.redis is None:
             raise Missing(self.no_redis)
-        return self.redis.url_for(None, None, database)
+        self._databases += 1
+        return self._databases
+
+    def redis_url(self) -> str:
+        """Such a database, as a URL."""
+        database = self.database()
+        return self.redis.url_for(None, None, database) if self.redis else ""
 
     async def sign_in(self, url: str) -> str:
         """The Cookie header of a browser that has gone there and signed in."""
@@ -161,9 +168,9 @@ def _folder(path: str) -> Path:
 
 
 @asynccontextmanager
-async def prepared() -> AsyncIterator[Ground]:
-    """The ground, and its end. Missing if there is no nginx."""
-    load, core = cores()
+async def prepared(*, pinned: bool = True) -> AsyncIterator[Ground]:
+    """The ground, and its end; unless ``pinned``, everybody may use every core. Missing if there is no nginx."""
+    load, core = cores() if pinned else (sorted(os.sched_getaffinity(0)), None)
     os.sched_setaffinity(0, load)
     async with AsyncExitStack() as stack:
         folder = _folder(stack.enter_context(tempfile.TemporaryDirectory(prefix="oidc-proxy-bench-")))

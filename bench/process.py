@@ -107,6 +107,12 @@ class Program:
             self._process.wait()
 
 
+def machine_busy() -> float:
+    """Seconds of CPU that the whole machine has used so far, whoever it was."""
+    fields = list(map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]))
+    return (sum(fields) - fields[3] - fields[4]) / TICKS  # all but idle and waiting for a disk
+
+
 def _stats() -> dict[int, list[str]]:
     """The fields of /proc/<pid>/stat behind the name of the program, of every process."""
     found = {}

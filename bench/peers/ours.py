@@ -15,7 +15,6 @@ from tests.real.parts import free_port
 
 CHECK = "/oauth2/authz/nginx"
 """The endpoint that only says whether a request may pass."""
-DATABASES = {"ours": 1, "logged": 2, "asked": 3, "check": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ class Ours:
         """A gateway that browsers reach at ``origin``, and its port. ``others`` are settings that replace ours."""
         port = port or free_port()
         client = ground.client(f"oidc_proxy-{name}-{self.store}", f"{origin}/oauth2/callback")
-        store = {"type": "redis", "url": ground.redis_url(DATABASES[name])} if self.store == "redis" else {}
+        store = {"type": "redis", "url": ground.redis_url()} if self.store == "redis" else {}
         config = {
             "public_url": origin,
             "listen": {"address": f"127.0.0.1:{port}", **listen},
