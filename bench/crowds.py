@@ -95,6 +95,8 @@ class Row:
     """Seconds from the end of the first session to the end of the last connection that it had."""
     times: Sequence[float] = ()
     """The same for every connection, when all sessions that are left end at once; sorted."""
+    closing: float = 0
+    """Seconds of CPU that this took."""
     how: Counter[str] = field(default_factory=Counter)
 
     def cells(self) -> list[str]:
@@ -104,14 +106,14 @@ class Row:
         return [
             self.kind, f"{self.count:,}", f"{self.sessions:,}", f"{self.before.pss / MIB:.0f}",
             f"{self.after.pss / MIB:.0f}", f"{each / 1024:.1f}", f"{self.idle:.2f}", f"{self.first * 1000:.0f}",
-            f"{middle * 1000:.0f}", f"{self.times[-1] * 1000:.0f}" if self.times else "–", str(late),
+            f"{middle * 1000:.0f}", f"{self.times[-1] * 1000:.0f}" if self.times else "–", str(late), f"{self.closing:.1f}",
             ", ".join(f"{how}: {number:,}" for how, number in self.how.most_common()),
         ]  # fmt: skip
 
 
 HEADS = [
     "", "open", "sessions", "PSS before, MiB", "PSS with all, MiB", "KiB each", "cores busy while idle",
-    "one session ends: last closed, ms", "all end: half closed, ms", "last, ms", "later than 1 s", "how",
+    "one session ends: last closed, ms", "all end: half closed, ms", "last, ms", "later than 1 s", "CPU s", "how",
 ]  # fmt: skip
 
 
@@ -131,9 +133,10 @@ async def crowd(house: House, kind: str, count: int, sessions: int) -> Row:
     if sessions > 1:
         row.first = await _end_one(house, everyone, count // sessions)
     left = [one for one in everyone if not one.closed_at]
-    began = time.monotonic()
+    began, before = time.monotonic(), house.program.cpu()
     await house.administer("DELETE", f"/sessions?sub={house.ground.user.sub}")
     row.how = await ended(left, 10)
+    row.closing = house.program.cpu() - before
     row.times = sorted(one.closed_at - began for one in left if one.closed_at)
     for one in everyone:
         one.close()
@@ -167,7 +170,7 @@ async def main(options: argparse.Namespace) -> int:
         ("event streams", 1000, 100),
     ]
     try:
-        async with prepared() as ground:
+        async with prepared(pinned=False) as ground:
             backend = free_port()
             command = [sys.executable, "-m", "bench.lasting", str(backend)]
             await ground.start("lasting", command, behind=True).ready(backend)

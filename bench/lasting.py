@@ -85,8 +85,8 @@ class Lasting(asyncio.Protocol):
             if data[0] == _CLOSE:
                 self.how = f"close {int.from_bytes(data[2:4], 'big')}" if len(data) >= 4 else "close"
                 self._transport.write(b"\x88\x82\0\0\0\0" + data[2:4])  # the answer of a browser, masked with zeros
-        elif data.endswith(b"0\r\n\r\n"):
-            self.how = "ended"
+        elif data.endswith(b"0\r\n\r\n"):  # the stream is over; the connection may serve another request
+            self._over("ended")
 
     def eof_received(self) -> None:
         self._over("eof")
