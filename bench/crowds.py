@@ -61,7 +61,8 @@ class House:
 
 
 @asynccontextmanager
-async def opened(ground: Ground, backend: int, workers: int, name: str) -> AsyncIterator[House]:
+async def opened(ground: Ground, backend: int, workers: int, name: str, *paths: str) -> AsyncIterator[House]:
+    """A gateway with a backend that makes connections last; ``paths`` go there as well."""
     port, admin = free_port(), f"127.0.0.1:{free_port()}"
     program, _ = await Ours(store="redis", access_log=False).serve(
         ground,
@@ -71,7 +72,7 @@ async def opened(ground: Ground, backend: int, workers: int, name: str) -> Async
         port,
         admin={"address": admin},
         upstreams={"lasting": {"url": f"http://127.0.0.1:{backend}", "max_connections": 20_000}},
-        routes=[{"path": path, "upstream": "lasting"} for path in ("/ws", "/events")],
+        routes=[{"path": path, "upstream": "lasting"} for path in ("/ws", "/events", *paths)],
     )
     try:
         async with Browser() as browser:
@@ -106,7 +107,8 @@ class Row:
         return [
             self.kind, f"{self.count:,}", f"{self.sessions:,}", f"{self.before.pss / MIB:.0f}",
             f"{self.after.pss / MIB:.0f}", f"{each / 1024:.1f}", f"{self.idle:.2f}", f"{self.first * 1000:.0f}",
-            f"{middle * 1000:.0f}", f"{self.times[-1] * 1000:.0f}" if self.times else "–", str(late), f"{self.closing:.1f}",
+            f"{middle * 1000:.0f}", f"{self.times[-1] * 1000:.0f}" if self.times else "–", str(late),
+            f"{self.closing:.1f}",
             ", ".join(f"{how}: {number:,}" for how, number in self.how.most_common()),
         ]  # fmt: skip
 

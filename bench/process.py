@@ -97,6 +97,17 @@ class Program:
         lines = self._output.read_text(errors="replace").splitlines()[-15:]
         raise RuntimeError(f"{self._process.args!r} does not listen on port {port}:\n" + "\n".join(lines))
 
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    async def exited(self, seconds: float) -> int | None:
+        """Its exit status as soon as it has one; None if it runs for longer than that."""
+        for _ in range(int(seconds / 0.01)):
+            if self._process.poll() is not None:
+                break
+            await asyncio.sleep(0.01)
+        return self._process.returncode
+
     def stop(self) -> None:
         """SIGTERM, and SIGKILL after five seconds."""
         self._process.terminate()
