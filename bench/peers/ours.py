@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bench.ground import Ground
+from bench.ground import PATH, Ground
 from bench.peers import Stand
 from bench.process import Program
 from tests.real.parts import free_port
 
 CHECK = "/oauth2/authz/nginx"
 """The endpoint that only says whether a request may pass."""
+ASKED = {"forward_auth": {"dialects": ["nginx"], "trusted_proxies": ["127.0.0.0/8"]}}
+"""The settings that let an nginx on this machine ask there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +40,8 @@ class Ours:
         port = free_port()
         origin = f"http://127.0.0.1:{port}"
         name = "check" if self.check else "logged" if self.access_log else "ours"
-        listen = {"trusted_proxies": ["127.0.0.0/8"]} if self.check else {}
-        program, _ = await self.serve(ground, name, origin, listen, port)
-        if self.check:
-            return Stand([program], origin, target=CHECK, check=True, needs=origin + CHECK)
-        return Stand([program], origin)
+        program, _ = await self.serve(ground, name, origin, {}, port, **(ASKED if self.check else {}))
+        return Stand([program], origin, target=CHECK if self.check else PATH, check=self.check)
 
     async def serve(
         self,
