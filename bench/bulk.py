@@ -147,11 +147,13 @@ def read_slowly(port: int, head: str, readers: int, size: int, piece: int, pause
 # ── the backend ──
 
 
-def serve(port: int, file: Path) -> None:
-    listening = socket.create_server(("127.0.0.1", port), backlog=1024)
+def serve(listening: socket.socket, file: Path) -> None:
     threading.stack_size(256 * 1024)
     while True:
-        line, _ = listening.accept()
+        try:
+            line, _ = listening.accept()
+        except OSError:  # shut down
+            return
         threading.Thread(target=_converse, args=(line, file), daemon=True).start()
 
 
@@ -174,4 +176,4 @@ def _converse(line: socket.socket, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]), Path(sys.argv[2]))
+    serve(socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=1024), Path(sys.argv[2]))

@@ -257,9 +257,12 @@ def _end(workers: int, outcome: Outcome) -> str:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.drain", description="kill -TERM under load")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each is ended (3)")
+    parser.add_argument("--quick", action="store_true", help="one round, for a first look")
+    parser.add_argument("--rounds", type=int, help="how often each is ended (3)")
     parser.add_argument("--workers", nargs="*", type=int, default=[1, 2], help="how many workers (1 2)")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.rounds = options.rounds or (1 if options.quick else 3)
+    return options
 
 
 if __name__ == "__main__":
