@@ -80,7 +80,8 @@ class Run:
             contestant = Contestant(stand, Figures(peer.name, peer.setup), headers)
             await self._prove(contestant)
         except (Missing, Unfit, RuntimeError, AssertionError, aiohttp.ClientError) as reason:
-            self.absent[_label(peer.name, peer.check)] = str(reason)
+            say(f"{peer.name}: {reason}")
+            self.absent[_label(peer.name, peer.check)] = str(reason).rstrip().rpartition("\n")[2]
             return
         contestant.figures.idle = contestant.memory()
         self.contestants.append(contestant)
