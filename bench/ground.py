@@ -43,6 +43,7 @@ class Ground:
     _asked: int = 0
     _databases: int = 0
     _programs: list[Program] = field(default_factory=list)
+    _behind: list[Program] = field(default_factory=list)
 
     def start(
         self,
@@ -53,17 +54,23 @@ class Ground:
         behind: bool = False,
     ) -> Program:
         """A program of a peer, on the peers' core. ``behind`` has it where the load is, as a backend must be."""
-        return self._start(name, command, None if behind else self.core, environment)
+        return self._start(name, command, environment, behind=behind)
 
     def start_nginx(self, name: str, config: str, *, behind: bool = False) -> Program:
         """An nginx with one worker; ``config`` is what stands in its http block."""
-        return self._start(name, self._nginx_command(name, config), None if behind else self.core)
+        return self._start(name, self._nginx_command(name, config), behind=behind)
 
     def client(self, name: str, redirect_uri: str) -> Client:
         """Make a peer known to the provider."""
         return self.provider.register(
             Client(client_id=name, secret=secrets.token_urlsafe(24), redirect_uris=(redirect_uri,))
         )
+
+    def load_cpu(self) -> float:
+        """Seconds of CPU that the load and the backends have used so far."""
+        times = os.times()  # of children: every wrk that has ended
+        own = times.user + times.system + times.children_user + times.children_system
+        return own + sum(program.cpu() for program in self._behind)
 
     def database(self) -> int:
         """A database of Redis that nobody else uses. Missing if there is no Redis."""
@@ -126,10 +133,13 @@ class Ground:
         await program.ready(self.backend)
 
     def _start(
-        self, name: str, command: Sequence[str], core: int | None, environment: Mapping[str, str] | None = None
+        self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None, *, behind: bool
     ) -> Program:
+        core = None if behind else self.core
         program = Program(command, self.folder / f"{name}.log", core=core, environment=environment)
         self._programs.append(program)
+        if behind:
+            self._behind.append(program)
         return program
 
     def _nginx_command(self, name: str, config: str) -> list[str]:

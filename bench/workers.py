@@ -37,19 +37,21 @@ class Crew:
     cpu: list[float] = field(default_factory=list)
     """µs of CPU for each request, the supervisor's included."""
     busy: list[float] = field(default_factory=list)
+    load: list[float] = field(default_factory=list)
     others: list[float] = field(default_factory=list)
-    """Cores that it used, and that all else on the machine did."""
+    """Cores that it used, that wrk and the backend did, and that all else on the machine did."""
 
     async def round(self, wrk: str, ground: Ground, seconds: float) -> None:
-        machine, mine = machine_busy(), self.program.cpu()
+        machine, mine, its = machine_busy(), self.program.cpu(), ground.load_cpu()
         done = await burst(wrk, ground.folder, self.url, self.headers, seconds, connections=CONNECTIONS)
-        used, all_used = self.program.cpu() - mine, machine_busy() - machine
+        used, load, all_used = self.program.cpu() - mine, ground.load_cpu() - its, machine_busy() - machine
         if done.refused or done.broken:
             raise RuntimeError(f"{self.workers} workers: {done.refused} refusals, {done.broken} broken connections")
         self.rate.append(done.rate)
         self.cpu.append(used / done.requests * 1e6)
         self.busy.append(used / done.seconds)
-        self.others.append((all_used - used) / done.seconds)
+        self.load.append(load / done.seconds)
+        self.others.append((all_used - used - load) / done.seconds)
 
 
 async def crew(ground: Ground, workers: int) -> Crew:
@@ -62,13 +64,15 @@ async def crew(ground: Ground, workers: int) -> Crew:
 
 def table(crews: Sequence[Crew]) -> str:
     first = crews[0]
-    heads = ["workers", "requests/s", "× one", "CPU µs/request", "× one", "cores busy", "by all else"]
+    heads = ["workers", "requests/s", "× one", "CPU µs/request", "× one", "cores busy", "by the load", "by others"]
     lines = [heads, ["---:"] * len(heads)]
     for one in crews:
         faster = median(mine / its for mine, its in zip(one.rate, first.rate, strict=True))
         dearer = median(mine / its for mine, its in zip(one.cpu, first.cpu, strict=True))
         cells = [f"{median(one.rate):,.0f}", f"{faster:.2f}", f"{median(one.cpu):.1f}", f"{dearer:.2f}"]
-        lines.append([str(one.workers), *cells, f"{median(one.busy):.2f}", f"{median(one.others):.2f}"])
+        lines.append(
+            [str(one.workers), *cells, *(f"{median(cores):.2f}" for cores in (one.busy, one.load, one.others))]
+        )
     return markdown(lines)
 
 
