@@ -26,7 +26,11 @@ from bench.process import Memory, Missing, find
 from bench.table import Figures, setups, table
 from tests.world import Browser
 
-AGAINST = {"× nginx": "nginx, no sign-in", "× oauth2-proxy": "oauth2-proxy, Redis"}
+AGAINST = {
+    "× nginx": "nginx, no sign-in",
+    "× oauth2-proxy": "oauth2-proxy, Redis",
+    "× mod_auth_openidc": "mod_auth_openidc, Redis",
+}
 IN_FLIGHT = 2 * CONNECTIONS
 """Requests that wrk no longer waits for when its time is up."""
 
