@@ -59,7 +59,7 @@ def test_envoy_removes_what_clients_say_and_lets_the_whole_answer_through() -> N
         entry["name"].rpartition(".")[2]: entry["typed_config"]
         for entry in listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]
     }
-    assert list(filters) == ["header_mutation", "ext_authz", "router"]
+    assert list(filters) == ["header_mutation", "ext_authz", "lua", "router"]
     removed = {mutation["remove"] for mutation in filters["header_mutation"]["mutations"]["request_mutations"]}
     assert {name.lower() for name in [*SAID, *UNSAID]} - {"authorization"} <= removed
     check = filters["ext_authz"]

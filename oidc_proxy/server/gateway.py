@@ -15,6 +15,7 @@ from multidict import CIMultiDictProxy
 from .. import pages, policy
 from ..errors import InternalFault, ProviderFault, ProxyError, RequestFault
 from ..forward_auth import Demands, Dialect
+from ..identity import Identity
 from ..messages import (
     EndpointSettings,
     Origins,
@@ -30,6 +31,7 @@ from ..messages import (
     trace_id,
 )
 from ..policy import Allow, Anybody, Nobody, Refuse, Route, Routes, SignIn, Verdict
+from ..rewriting import GO_ELSEWHERE, destination
 from ..values import Instant, Origin
 from .account import Account
 from .archive import SignedIn
@@ -106,6 +108,7 @@ class Gateway:
             raise
         finally:
             self._telemetry.metrics.in_flight -= 1
+            self._count(exchange)
             if not exchange.lasts:
                 exchange.finish()
 
@@ -211,6 +214,9 @@ class Gateway:
         exchange.dialect = dialect
         head, demands = self._checks.read(exchange.peer, asked, dialect)
         exchange.head = head
+        if head.path in self._endpoints:  # it comes to us next, and is judged then; to ask for sign-in here is a loop
+            exchange.route = head.path
+            return await self._send(exchange, dialect.yes, self._checks.nobody(dialect))
         route, signed_in, verdict = await self._admit(exchange, head, demands)
         match verdict:
             case Allow():
@@ -238,6 +244,8 @@ class Gateway:
             exchange.user = identity.subject
             exchange.account = identity.preferred_username or identity.email or identity.user
         verdict = policy.decide(route, identity)
+        if head.method in GO_ELSEWHERE and isinstance(verdict, Allow):
+            verdict = self._at_destination(head, identity)
         match verdict:
             case Allow():
                 exchange.decision = "allow"
@@ -246,6 +254,13 @@ class Gateway:
             case Refuse(reason):
                 exchange.decision, exchange.reason = "forbidden", reason
         return route, signed_in, verdict
+
+    def _at_destination(self, head: RequestHead, identity: Identity | None) -> Verdict:
+        """Who copies or moves something must be allowed to put it where it goes."""
+        path = destination(head.headers.getall("Destination", ()))
+        if path is None:
+            return Allow()
+        return policy.decide(policy.match(self._routes, host=head.origin.host, path=path, method="PUT"), identity)
 
     async def _who(self, route: Route, head: RequestHead) -> SignedIn | None:
         if isinstance(route.access, Nobody):
@@ -330,13 +345,18 @@ class Gateway:
 
     # ── what was seen ──
 
-    def _log(self, exchange: Exchange) -> None:
-        request, head = exchange.request, exchange.head
+    def _count(self, exchange: Exchange) -> None:
+        """Once it is answered: of a WebSocket, that is the handshake."""
         duration = time.perf_counter() - exchange.began  # uvloop's own time is in milliseconds
-        method = head.method if head else request.method
+        method = exchange.head.method if exchange.head else exchange.request.method
         self._telemetry.metrics.request(
             exchange.route, method, exchange.status, exchange.decision, exchange.reason, duration
         )
+
+    def _log(self, exchange: Exchange) -> None:
+        request, head = exchange.request, exchange.head
+        duration = time.perf_counter() - exchange.began
+        method = head.method if head else request.method
         if self._telemetry.settings.access:
             self._telemetry.access(
                 Access(

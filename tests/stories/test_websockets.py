@@ -60,12 +60,18 @@ async def test_f219_a_browser_talks_with_the_application() -> None:
             assert (await socket.receive(timeout=5)).data == data
         await socket.send_str("grüße")
         assert (await socket.receive_str(timeout=5)) == "grüße"
+        metrics = world.app.telemetry.metrics
+        assert metrics.websockets == 1
+        assert metrics.requests.series[("/", "GET", 101)] == 1, "it counts as answered, though it is not over"
+        assert not world.lines(type="access", status=101)
         await socket.close(code=4000, message=b"done")
         assert socket.close_code == 1000, "what this application answers"
         await eventually(lambda: world.lines(type="access", status=101))
         (line,) = world.lines(type="access", status=101)
         assert (line["path"], line["sub"], line["decision"]) == ("/ws", world.provider.users["ann"].sub, "allow")
         assert line["bytes_out"] > 2**20
+        assert line["bytes_in"] > 2**20
+        assert metrics.websockets == 0
         handshake_seen = world.backend.requests[-1].headers
         assert handshake_seen["X-Forwarded-Preferred-Username"] == "ann"
         assert "oidc_proxy" not in handshake_seen.get("Cookie", "")
