@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 import time
 from collections import Counter
@@ -184,7 +185,11 @@ async def main(options: argparse.Namespace) -> int:
     except Missing as reason:
         print(f"bench: {reason}", file=sys.stderr)
         return 1
-    print(f"{markdown(rows)}\n\n{options.workers} workers, sessions in Redis; PSS is of all processes of the gateway.")
+    print(
+        f"{markdown(rows)}\n\n{options.workers} worker{'s' if options.workers > 1 else ''}, sessions in Redis; PSS is "
+        f"of all processes of the gateway. {os.cpu_count()} cores for everybody, load average {os.getloadavg()[0]:.2f} "
+        "at the end."
+    )
     return 0
 
 
