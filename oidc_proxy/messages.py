@@ -317,38 +317,35 @@ class OwnCookies:
         """
         return self.owns(line.partition(b";")[0].lstrip(b" \t="))
 
-    def read(self, raw_headers: RawHeaders) -> dict[str, str]:
+    def read(self, raw_headers: RawHeaders) -> Mapping[str, str]:
         """Our cookies by name. One that comes twice is not there: neither can be told to be ours."""
-        found: dict[str, str] = {}
-        twice: set[str] = set()
-        for header, line in raw_headers:
-            if len(header) == 6 and header.lower() == b"cookie":
-                for name, value in self._halves(line)[0]:
-                    if name in found:
-                        twice.add(name)
-                    found[name] = value
-        return {name: value for name, value in found.items() if name not in twice} if twice else found
+        lines = [line for header, line in raw_headers if len(header) == 6 and header.lower() == b"cookie"]
+        return self._halves(lines[0] if len(lines) == 1 else b";".join(lines))[0]
 
     def strip(self, line: bytes) -> bytes:
         """A Cookie header's value without ours, the others byte for byte; empty if nothing is left."""
         return self._halves(line)[1]
 
-    def _halves(self, line: bytes) -> tuple[Sequence[tuple[str, str]], bytes]:
+    def _halves(self, line: bytes) -> tuple[Mapping[str, str], bytes]:
         """Our cookies in a Cookie header's value, and the value without them."""
         return self._split_before(line) if len(line) <= _REMEMBERED_LINE else self._split(line)
 
-    def _split(self, line: bytes) -> tuple[Sequence[tuple[str, str]], bytes]:
+    def _split(self, line: bytes) -> tuple[Mapping[str, str], bytes]:
         if self._hint not in line.lower():
-            return (), line
-        ours: list[tuple[str, str]] = []
+            return {}, line
+        ours: dict[str, str] = {}
+        twice: set[str] = set()
         others: list[bytes] = []
         for pair in line.split(b";"):
             if not self.owns(pair):
                 others.append(pair)
             name, _, value = pair.strip(b" \t").partition(b"=")
             if self._made.fullmatch(name):
-                ours.append((name.decode("ascii"), value.decode("latin-1")))
-        return ours, b";".join(others).strip(b" \t")
+                text = name.decode("ascii")
+                twice |= {text} & ours.keys()
+                ours[text] = value.decode("latin-1")
+        once = {name: value for name, value in ours.items() if name not in twice}
+        return once, b";".join(others).strip(b" \t")
 
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")

@@ -15,7 +15,8 @@ from ..policy import Nobody, Route
 from ..rewriting import AnswerAddresses, Rewriting
 from ..values import Origin
 from .archive import SignedIn
-from .exchange import CLOSES, GOES_ON, Exchange, Written, ask_for_body
+from .exchange import Exchange, ask_for_body
+from .front import CLOSES, GOES_ON, Written
 from .sessions import Sessions
 from .streams import Stream
 from .telemetry import Telemetry
@@ -74,7 +75,8 @@ class Forwarding:
             raise RequestFault("not_found", "there is no upstream: requests pass at the proxies that ask about them")
         target = head.target if way.rewriting is None else _rewritten(head, way.rewriting)
         accept = self._upgrades.expected(exchange, head, route, signed_in, way.upstream)
-        await ask_for_body(exchange, head)
+        if "Expect" in head.headers:
+            await ask_for_body(exchange, head)
         exchange.upstream = way.name
         headers, ready = self._outbound(head, way, signed_in)
         body = _body(exchange.request)
@@ -150,7 +152,8 @@ class Forwarding:
                 await exchange.write(start)
                 return frames.connection
             if response.ended:  # the usual small answer, whole in one write
-                await exchange.write(start + frames.last(await response.read()))
+                if exchange.send(start + frames.last(response.rest())):
+                    await exchange.drained()
                 return frames.connection
             stream = Stream(response, exchange)
             with stream.held(self._sessions, signed_in, route, self._streams):

@@ -11,7 +11,8 @@ from ..messages import HeaderFilter, RequestHead
 from ..policy import Route
 from ..websocket import GOING_AWAY, POLICY_VIOLATION, TOO_BIG, WebSocketSettings, accepted
 from .archive import SignedIn
-from .exchange import CLOSES, Exchange, Written
+from .exchange import Exchange
+from .front import CLOSES, Written
 from .metrics import Metrics
 from .pipe import Pipe
 from .sessions import Sessions

@@ -87,7 +87,7 @@ class UpstreamResponse:
         self.endless = False
         """An event stream: it lasts as long as both sides like, and does not count as one of ``max_connections``."""
         self.ended = False
-        """The last byte has arrived: the next ``read`` returns all that is left of the body, without waiting."""
+        """The last byte has arrived: ``rest`` is all that is left of the body."""
         self._connection: Connection | None = connection
         self._chunks: list[bytes] = []
         self._queued = 0
@@ -111,6 +111,10 @@ class UpstreamResponse:
                 await self._waiter
             finally:
                 self._waiter = None
+        return self.rest()
+
+    def rest(self) -> bytes:
+        """What has arrived of the body and was not read; all that is left of it once it has ``ended``."""
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._queued = 0
