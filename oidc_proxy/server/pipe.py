@@ -88,6 +88,8 @@ class Pipe:
         """Hold both sides to the clock. ``now`` is loop time."""
         if self.moved:
             self.moved, self._since = False, now
+            if self.client.said_goodbye and self.backend.said_goodbye:
+                self._part()
         if now > self._deadline or self._client_is_stuck(now):
             self.abort()
         elif now - self._since > self._idle_timeout and not self.over:

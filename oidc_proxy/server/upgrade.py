@@ -56,17 +56,16 @@ class Upgrades:
         response: UpstreamResponse,
     ) -> Written:
         """Pass on the backend's 101, and join both connections. The request ends here; the exchange goes on."""
-        exchange.status = response.status
         lines = [*self._headers.to_client(response.headers), (b"X-Request-Id", exchange.request_id.encode())]
         lines += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
-        await exchange.write(
-            b"HTTP/1.1 101 Switching Protocols\r\n" + b"".join(b"%b: %b\r\n" % line for line in lines) + b"\r\n"
-        )
-        backend = response.leave()
+        head = b"".join([b"HTTP/1.1 101 Switching Protocols\r\n", *(b"%b: %b\r\n" % line for line in lines), b"\r\n"])
+        backend = response.leave()  # while an answer of our own is still possible
+        exchange.status = response.status
         socket = WebSocket(self, exchange, route.settings.websocket)
         try:
+            await exchange.write(head)
             client = exchange.request.leave(socket)
-        except ConnectionError:
+        except BaseException:  # the client is gone
             backend[0].abort()
             raise
         self._open.setdefault(upstream, set()).add(socket)

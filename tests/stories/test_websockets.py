@@ -354,6 +354,17 @@ async def test_f264_who_loses_the_group_that_a_route_asks_for_loses_what_is_open
         await nothing_left(world)
 
 
+async def test_after_both_have_said_good_bye_nobody_has_to_hang_up() -> None:
+    async with pair() as (world, client, backend):
+        await client.say(CLOSE, b"\x03\xe8")
+        await backend.hear()
+        await backend.say(CLOSE, b"\x03\xe8")
+        await client.hear()
+        assert await client.ended(4) == b""
+        assert await backend.ended(4) == b""
+        await nothing_left(world)
+
+
 async def test_f264_in_the_middle_of_a_frame_there_is_no_place_for_another() -> None:
     """The client's is whole, so it is told to the backend; the backend's is not, so the client's connection breaks."""
     async with world_with(script=(script := Backend())) as (world, _):
