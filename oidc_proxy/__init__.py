@@ -6,13 +6,13 @@ bytes, keys and settings, and never awaits. What awaits is in ``server``, and ho
 The floors. A module imports from floors below it, and within a floor only along an arrow:
 
     6  demo                                                  a provider and an application to try the gateway with
-    5  cli -> server.workers -> server.app -> config         put together
+    5  cli -> server.workers -> server.app -> server.doors -> config         put together
     4  server.gateway -> server.account -> server.logout -> server.login -> server.sessions -> server.refresh
        -> server.archive; server.gateway -> server.forwarding -> server.streams, server.upgrade -> server.sessions;
        server.endpoints, server.exchange and server.checks, which these share;
        server.gauges, server.admin: both read, admin ends sessions too   the order of the awaits
     3  server.front, server.provider, server.store, server.cache, server.upstream, server.pipe,
-       server.telemetry -> server.metrics, server.outlet
+       server.files -> server.telemetry -> server.metrics, server.outlet
     2  sessions -> oidc -> tokens; identity -> tokens; policy -> websocket; pages;
        forward_auth -> policy, identity, pages               what follows from what is known
     1  messages -> caching; rewriting                        HTTP as values

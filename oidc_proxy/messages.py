@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Literal, Self, TypeAlias
+from typing import Self, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -25,33 +25,6 @@ from .values import Origin, Settings, canonical_host
 
 RawHeaders: TypeAlias = Sequence[tuple[bytes, bytes]]
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-class ListenSettings(Settings):
-    """Where the gateway listens, and whose forwarded headers it believes."""
-
-    address: str = Field(
-        "127.0.0.1:4180",
-        description="Address and port that browsers (or the proxy in front) connect to.",
-        examples=["0.0.0.0:4180", "[::]:4180"],
-        pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^:\s]+):\d{1,5}$",
-    )
-    trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = Field(
-        (),
-        description="Networks of the proxies in front, whose word is believed: the client's address, X-Request-Id and "
-        "the trace context (traceparent, tracestate, baggage). From everybody else these are replaced or removed.",
-        examples=[["10.0.0.0/8"]],
-    )
-    client_address_header: Literal["X-Forwarded-For", "Forwarded"] = Field(
-        "X-Forwarded-For",
-        description="Where trusted proxies say for whom they ask. Only this one is read: what a proxy does not write "
-        "itself, it may pass on from the client. `Forwarded` is that of RFC 7239.",
-    )
-    trace_context: Literal["trusted", "anybody", "nobody"] = Field(
-        "trusted",
-        description="Whose trace context (traceparent, tracestate, baggage) goes on to the backend: that of trusted "
-        "proxies, also that of browsers which take part in traces, or nobody's.",
-    )
 
 
 class EndpointSettings(Settings):

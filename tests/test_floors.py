@@ -24,7 +24,9 @@ FLOORS = (
         "server",
         *(
             f"server.{name}"
-            for name in ("provider", "store", "cache", "upstream", "telemetry", "metrics", "outlet", "front", "pipe")
+            for name in (
+                *("provider", "store", "cache", "upstream", "telemetry", "metrics", "outlet", "front", "files", "pipe"),
+            )
         ),
     },
     {
@@ -35,7 +37,7 @@ FLOORS = (
         ),
         *(f"server.{name}" for name in ("gauges", "admin")),
     },
-    {"config", "server.app", "server.workers", "cli", "__main__"},
+    {"config", "server.doors", "server.app", "server.workers", "cli", "__main__"},
     {"demo"},
 )
 """What lives where, from the ground up; a module may import whatever is on a lower floor. "" is the package itself."""
@@ -59,6 +61,7 @@ SAME_FLOOR = {
     "sessions": {"identity", "oidc", "tokens"},  # a session holds what a sign-in brought
     "policy": {"sessions", "identity", "tokens", "websocket"},
     "forward_auth": {"policy", "sessions", "identity", "tokens", "pages"},
+    "server.files": {"server.telemetry"},  # that a renewed file is no good must be heard
     # A session is looked for in memory, then in the store, and is renewed at the provider; each knows those before it.
     "server.refresh": {"server.archive"},
     "server.sessions": {"server.archive", "server.refresh"},
@@ -85,8 +88,9 @@ SAME_FLOOR = {
     # Health reads the floor below. Administration ends sessions through the same door as everybody, so that an end is
     # an end in every worker; and no order of awaits knows that there is a second listener.
     "server.admin": {"server.archive", "server.sessions"},
-    "server.app": {"config"},
-    "server.workers": {"config", "server.app"},
+    "server.doors": {"config"},
+    "server.app": {"config", "server.doors"},
+    "server.workers": {"config", "server.app", "server.doors"},
     "cli": {"config", "server.app", "server.workers"},
     "__main__": {"cli"},
 }

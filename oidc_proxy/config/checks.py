@@ -17,10 +17,11 @@ from pydantic import BaseModel
 
 from oidc_proxy.config.problems import Problem
 from oidc_proxy.forward_auth import ForwardAuthSettings
-from oidc_proxy.messages import EndpointSettings, ListenSettings
+from oidc_proxy.messages import EndpointSettings
 from oidc_proxy.oidc import ProviderSettings
 from oidc_proxy.policy import RouteSettings, RoutesInvalid, compile_routes, overlaps
 from oidc_proxy.server.admin import AdminSettings
+from oidc_proxy.server.front.settings import ListenSettings
 from oidc_proxy.server.store import MemoryStoreSettings
 from oidc_proxy.sessions import SessionSettings
 from oidc_proxy.values import Origin, Secret
@@ -127,7 +128,7 @@ def one_default(upstream: object, upstreams: Mapping[str, object]) -> Iterator[P
 
 def shared_sessions(listen: ListenSettings, store: object) -> Iterator[Problem]:
     """Each worker is a process of its own and has its own memory."""
-    workers = getattr(listen, "workers", 1)
+    workers = listen.workers
     if workers > 1 and isinstance(store, MemoryStoreSettings):
         yield Problem(
             "E124",
@@ -193,8 +194,8 @@ def shared_login_key(provider: ProviderSettings, session: SessionSettings, store
         yield Problem(
             "W205",
             "session.key",
-            "is not given, and there is no client secret to derive it from: every process makes a key of its own, so a "
-            "sign-in that starts at one replica cannot finish at another",
+            "is not given, and there is no client secret to derive it from: every start of the program makes a key of "
+            "its own, so a sign-in that starts at one replica cannot finish at another",
             "add key_file with a long random text, the same for all replicas",
         )
 
@@ -272,9 +273,26 @@ def routes_usable(
 
 
 def listeners_differ(listen: ListenSettings, admin: AdminSettings) -> Iterator[Problem]:
-    """Administration has a listener of its own."""
+    """Each listener has an address of its own."""
     if admin.address == listen.address:
         yield Problem("E128", "admin.address", "is the address of `listen` as well", "write another port")
+    if listen.redirect_https is not None and listen.redirect_https in {admin.address, listen.address}:
+        name = "`admin`" if listen.redirect_https == admin.address else "`listen`"
+        yield Problem("E128", "listen.redirect_https", f"is the address of {name} as well", "write another port")
+
+
+def https_there(public_url: Sequence[Origin], listen: ListenSettings) -> Iterator[Problem]:
+    """What speaks of https needs a site that is https."""
+    if any(origin.secure for origin in public_url):
+        return
+    for name in ("tls", "redirect_https"):
+        if getattr(listen, name) is not None:
+            yield Problem(
+                "E130",
+                f"listen.{name}",
+                "is for https, but `public_url` is http",
+                f"write https://{public_url[0].host} there, or remove the key",
+            )
 
 
 def sessions_administered(admin: AdminSettings) -> Iterator[Problem]:
@@ -311,6 +329,7 @@ CHECKS = (
     lifetimes,
     routes_usable,
     listeners_differ,
+    https_there,
     sessions_administered,
     provider_protected,
 )

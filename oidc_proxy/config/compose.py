@@ -13,12 +13,12 @@ from oidc_proxy.config.reading import Loaded, read
 from oidc_proxy.errors import SettingsFault
 from oidc_proxy.forward_auth import ForwardAuthSettings
 from oidc_proxy.identity import IdentitySettings
-from oidc_proxy.messages import EndpointSettings, ListenSettings
+from oidc_proxy.messages import EndpointSettings
 from oidc_proxy.oidc import LoginSettings, LogoutSettings, ProviderSettings
 from oidc_proxy.pages import PageSettings
 from oidc_proxy.policy import RouteSettings
 from oidc_proxy.server.admin import AdminSettings
-from oidc_proxy.server.front import HttpSettings
+from oidc_proxy.server.front.settings import HttpSettings, ListenSettings
 from oidc_proxy.server.store import MemoryStoreSettings, StoreSettings
 from oidc_proxy.server.telemetry import LogSettings
 from oidc_proxy.server.upstream import UpstreamSettings

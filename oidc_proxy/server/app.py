@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TextIO
 
 from .. import __version__, policy
 from ..config import Config
+from ..config.document import file_text
+from ..errors import SettingsFault
 from ..forward_auth import Announcement, dialects
 from ..messages import HeaderFilter
 from ..sessions import LoginSealer, Registry, derive_key
-from ..values import Instant
+from ..values import Instant, Secret
 from .account import Account
 from .admin.health import Health
 from .admin.listener import Admin
@@ -22,8 +24,10 @@ from .admin.sessions import Administration
 from .archive import Archive, SignedIn
 from .cache import Cache
 from .checks import Checks
+from .doors import Doors
+from .files import Files
 from .forwarding import Forwarding
-from .front import Listener
+from .front import HttpsRedirect, Listener, ServerTls
 from .gateway import Gateway
 from .gauges import provider_metrics, session_metrics
 from .login import Cookies, Login
@@ -35,22 +39,32 @@ from .store import MeasuredStore, RedisStoreSettings, open_store
 from .telemetry import Telemetry
 from .upstream import Servers, open_upstream
 
-SHUTDOWN_GRACE = 20.0
-"""Seconds that requests under way may take to finish."""
-DRAIN_GRACE = 5.0
-"""Seconds that WebSockets may take to end once both sides were told."""
+LASTING_GRACE = 5.0
+"""Seconds that what would go on for ever may take to end, once both sides were told."""
+LAST_STEPS = 5.0
+"""Seconds beyond the drain in which backends, provider and store are let go of."""
 
 
 class App:
-    """One gateway in this process. ``clock`` gives seconds since the epoch; ``log`` is where lines go, else stdout."""
+    """One gateway in this process. ``clock`` gives seconds since the epoch; ``log`` is where lines go, else stdout.
 
-    def __init__(self, config: Config, *, clock: Callable[[], Instant] = time.time, log: TextIO | None = None) -> None:
+    ``keys`` seal sign-ins under way, where other processes must be able to open them; else they are ``login_keys``.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        clock: Callable[[], Instant] = time.time,
+        log: TextIO | None = None,
+        keys: Sequence[bytes] | None = None,
+    ) -> None:
         self.config = config
         self.telemetry = Telemetry(config.log, clock, log)
         self._store = open_store(config.store, clock)
         self._provider = ProviderClient(config.provider, config.identity, clock)
         cookies = Cookies(config.session.cookie, config.public_url, config.session.absolute_timeout)
-        keys = login_keys(config)
+        keys = login_keys(config) if keys is None else keys
         store = MeasuredStore(self._store, self.telemetry.metrics.store_operation)
         announcement = Announcement(config.identity)
         archive = Archive(
@@ -148,10 +162,12 @@ class App:
             Health(store, self._provider, self.telemetry, require_store=config.admin.require_store),
             Administration(self._sessions, config.admin, config.provider.issuers, self.telemetry),
         )
-        self._public = Listener(gateway.handle, config.listen.address, config.http, self.telemetry, clock)
-        self._private: Listener | None = None
-        if config.admin.address:
-            self._private = Listener(self.admin.handle, config.admin.address, config.http, self.telemetry, clock)
+        self._tls = ServerTls(config.listen.tls) if config.listen.tls else None
+        self._public = Listener(gateway.handle, config.http, self.telemetry, clock, self._tls)
+        self._redirect = Listener(HttpsRedirect(config.public_url).handle, config.http, self.telemetry, clock)
+        self._private = Listener(self.admin.handle, config.http, self.telemetry, clock)
+        self._files = self._watched_files()
+        self._alone = True
 
     @property
     def port(self) -> int:
@@ -161,42 +177,112 @@ class App:
     @property
     def admin_port(self) -> int | None:
         """The port of the administration listener, if there is one."""
-        return self._private.port if self._private else None
+        return self._private.port if self.config.admin.address else None
 
-    async def start(self) -> None:
-        """Listen. The provider and the store need not be there yet. OSError when an address cannot be had."""
+    @property
+    def redirect_port(self) -> int:
+        """The port of the listener that leads to https."""
+        return self._redirect.port
+
+    async def start(self, doors: Doors | None = None) -> None:
+        """Listen, on what is open already or on what the configuration says.
+
+        The provider and the store need not be there yet. OSError when an address cannot be had.
+        """
         self.telemetry.open()
         for upstream in self._upstreams.values():
             if isinstance(upstream, Servers):
                 upstream.watch()
-        if self._private is not None:
-            await self._private.open()
-        await self._public.open()
+        doors = doors or Doors.open(self.config)[0]
+        await self._private.open(doors.admin)
+        await self.admin.health.peers.open(doors.private, doors.peers, doors.worker)
+        await self._redirect.open(doors.redirect)
+        await self._public.open(doors.public)
+        self._files.start()
+        self._alone = not doors.peers
+        if self._alone:
+            self.announce()
+
+    def announce(self) -> None:
+        """What was started, as the first line of the log."""
+        config = self.config
         self.telemetry.message(
             "info",
             "startup",
             version=__version__,
-            listen=self.config.listen.address,
-            public_url=[str(origin) for origin in self.config.public_url],
-            issuer=self.config.provider.issuer,
-            redirect_uri=[f"{origin}{self.config.endpoints.prefix}/callback" for origin in self.config.public_url],
-            store=self.config.store.type,
+            listen=config.listen.address,
+            workers=config.listen.workers,
+            public_url=[str(origin) for origin in config.public_url],
+            issuer=config.provider.issuer,
+            redirect_uri=[f"{origin}{config.endpoints.prefix}/callback" for origin in config.public_url],
+            store=config.store.type,
         )
 
-    async def close(self) -> None:
-        """Stop accepting, finish what is under way, then let go of the backends, the provider and the store."""
-        self.admin.health.draining = True
-        await asyncio.gather(self._public.close(SHUTDOWN_GRACE), self._forwarding.drain(DRAIN_GRACE))
+    @property
+    def patience(self) -> float:
+        """Seconds that ``close`` may take."""
+        timeouts = self.config.http.timeouts
+        return timeouts.drain_delay + timeouts.drain_max + LAST_STEPS
+
+    async def close(self) -> bool:
+        """Say that it ends, stop accepting, finish what is under way, let go of backends, provider and store.
+
+        False if not everything could be closed in time.
+        """
+        self.admin.health.draining = self._public.draining = True
+        self._files.stop()
+        try:
+            async with asyncio.timeout(self.patience):
+                await self._drain()
+                await self._let_go()
+        except TimeoutError:
+            self.telemetry.message("error", "shutdown.incomplete", reason="something could not be closed in time")
+            return False
+        else:
+            if self._alone:
+                self.telemetry.message("info", "shutdown")
+            return True
+        finally:
+            self.telemetry.close()
+
+    async def _drain(self) -> None:
+        timeouts = self.config.http.timeouts
+        await asyncio.sleep(timeouts.drain_delay)
+        self._public.stop_accepting()
+        grace = timeouts.drain_max
+        lasting = self._forwarding.drain(min(grace, LASTING_GRACE))
+        await asyncio.gather(lasting, self._public.close(grace), self._redirect.close(grace))
+
+    async def _let_go(self) -> None:
         for upstream in self._upstreams.values():
             await upstream.close()
         await self._logout.close()
         await self._sessions.close()
         await self._provider.close()
         await self._store.close()
-        if self._private is not None:
-            await self._private.close(0)
-        self.telemetry.message("info", "shutdown")
-        self.telemetry.close()
+        self.admin.health.peers.close()
+        await self._private.close(0)
+
+    # ── what is read again ──
+
+    def _watched_files(self) -> Files:
+        files, provider = Files(self.telemetry), self.config.provider
+        if self._tls is not None:
+            files.watch("listen.tls", self._tls.files, self._tls.renew)
+        for name, upstream in self._upstreams.items():
+            tls = upstream.settings.tls
+            files.watch(f"upstreams.{name}.tls", [tls.ca_file, tls.cert_file, tls.key_file], upstream.renew_tls)
+        files.watch("provider.tls", [provider.tls.ca_file], self._provider.renew_tls)
+        files.watch("provider.client_secret", [provider.client_secret_file], self._renew_client_secret)
+        return files
+
+    def _renew_client_secret(self) -> None:
+        """For what is sent to the provider. Sign-ins under way stay sealed with what was derived at the start."""
+        file = self.config.provider.client_secret_file
+        try:
+            self._provider.renew_secret(Secret.parse(file_text(file) if file else ""))
+        except ValueError as error:
+            raise SettingsFault([f"provider.client_secret_file {error}"]) from None
 
 
 def login_keys(config: Config) -> list[bytes]:

@@ -45,6 +45,10 @@ class Checks:
         head = dialect.read(asked, self._origins)
         return head, dialect.demands(asked, head)
 
+    def nobody(self, dialect: Dialect) -> bytes:
+        """The header lines that let a request pass, and say that it is nobody's."""
+        return _NO_STORE + self._nobody + dialect.more(None)
+
     def asked_for(self, head: RequestHead) -> str | None:
         """Where a visitor was going whom nginx, as it was set up for oauth2-proxy, shows the sign-in page instead."""
         return head.headers.get("X-Auth-Request-Redirect") if self._believed(head.peer) else None
@@ -57,5 +61,5 @@ class Checks:
         if "Sec-WebSocket-Key" in head.headers:
             check_origin(head, route.settings.websocket, signed_in=signed_in is not None)
         if signed_in is None:
-            return _NO_STORE + self._nobody + dialect.more(None)
+            return self.nobody(dialect)
         return _NO_STORE + signed_in.announced + dialect.more(signed_in.plan)

@@ -6,8 +6,6 @@ pass on what it was given and an HTTP library's header objects would change it.
 
 from __future__ import annotations
 
-import socket
-import struct
 from collections.abc import Callable
 
 import msgspec
@@ -18,8 +16,7 @@ from ..errors import RequestFault
 from ..forward_auth import Dialect
 from ..messages import RequestHead
 from .front import ClientRequest
-
-_RESET = struct.pack("ii", 1, 0)
+from .front.connection import reset
 
 
 class Written(web.StreamResponse):
@@ -71,8 +68,9 @@ class Exchange(msgspec.Struct):
 
     @property
     def peer(self) -> str:
-        """The address at the other end of the connection."""
-        return self.request.remote or ""
+        """The address at the other end of the connection; this machine's own, if that is a Unix domain socket."""
+        remote = self.request.remote
+        return "127.0.0.1" if remote == "" else remote or ""
 
     @property
     def may_go_on(self) -> bool:
@@ -105,9 +103,7 @@ class Exchange(msgspec.Struct):
         """Break the connection, so that the client sees that the answer is not whole."""
         transport = self.request.transport
         if transport is not None:
-            # With a reset: to HTTP/1.0 the mere end of the connection is the regular end of a body (RFC 9112 §6.3).
-            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            transport.abort()
+            reset(transport)
         return CLOSES
 
 

@@ -15,9 +15,9 @@ from multidict import CIMultiDictProxy
 from .. import pages, policy
 from ..errors import InternalFault, ProviderFault, ProxyError, RequestFault
 from ..forward_auth import Demands, Dialect
+from ..identity import Identity
 from ..messages import (
     EndpointSettings,
-    ListenSettings,
     Origins,
     Reply,
     RequestHead,
@@ -31,6 +31,7 @@ from ..messages import (
     trace_id,
 )
 from ..policy import Allow, Anybody, Nobody, Refuse, Route, Routes, SignIn, Verdict
+from ..rewriting import GO_ELSEWHERE, destination
 from ..values import Instant, Origin
 from .account import Account
 from .archive import SignedIn
@@ -38,7 +39,7 @@ from .checks import Checks
 from .endpoints import Endpoint, Fields, formless, read_form
 from .exchange import CLOSES, GOES_ON, Exchange, ask_for_body
 from .forwarding import Forwarding
-from .front import ClientRequest
+from .front import ClientRequest, ListenSettings
 from .login import Cookies, Login
 from .logout import Logout
 from .metrics import METHODS
@@ -213,6 +214,9 @@ class Gateway:
         exchange.dialect = dialect
         head, demands = self._checks.read(exchange.peer, asked, dialect)
         exchange.head = head
+        if head.path in self._endpoints:  # it comes to us next, and is judged then; to ask for sign-in here is a loop
+            exchange.route = head.path
+            return await self._send(exchange, dialect.yes, self._checks.nobody(dialect))
         route, signed_in, verdict = await self._admit(exchange, head, demands)
         match verdict:
             case Allow():
@@ -240,6 +244,8 @@ class Gateway:
             exchange.user = identity.subject
             exchange.account = identity.preferred_username or identity.email or identity.user
         verdict = policy.decide(route, identity)
+        if head.method in GO_ELSEWHERE and isinstance(verdict, Allow):
+            verdict = self._at_destination(head, identity)
         match verdict:
             case Allow():
                 exchange.decision = "allow"
@@ -248,6 +254,13 @@ class Gateway:
             case Refuse(reason):
                 exchange.decision, exchange.reason = "forbidden", reason
         return route, signed_in, verdict
+
+    def _at_destination(self, head: RequestHead, identity: Identity | None) -> Verdict:
+        """Who copies or moves something must be allowed to put it where it goes."""
+        path = destination(head.headers.getall("Destination", ()))
+        if path is None:
+            return Allow()
+        return policy.decide(policy.match(self._routes, host=head.origin.host, path=path, method="PUT"), identity)
 
     async def _who(self, route: Route, head: RequestHead) -> SignedIn | None:
         if isinstance(route.access, Nobody):

@@ -204,6 +204,7 @@ class Metrics:
         self.loop_lag = Histogram(
             "event_loop_lag_seconds", "How late a timer was that is due every second: the loop was busy meanwhile."
         )
+        self.reloads = Counter("reloads", "Times that changed files were read again.", "setting", "result")
         self._sources: list[Source] = []
 
     def request(self, route: str, method: str, status: int, decision: str, reason: str, seconds: float) -> None:
@@ -233,6 +234,7 @@ class Metrics:
         included = chain.from_iterable(source() for source in self._sources)
         return [
             _build_info(),
+            gauge("workers", "Worker processes that answer.", 1),
             gauge("http_requests_in_flight", "Requests being answered.", self.in_flight),
             gauge("websocket_connections", "Upgraded connections that are open.", self.websockets),
             self._servers(),

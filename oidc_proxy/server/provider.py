@@ -18,10 +18,10 @@ import aiohttp
 from yarl import URL
 
 from .. import __version__, oidc, tokens
-from ..errors import LoginFault, ProviderFault
+from ..errors import LoginFault, ProviderFault, SettingsFault
 from ..identity import IdentitySettings, claim_path, missing_claims
 from ..tokens import KeySet, KeyUnknown, LogoutClaims, VerifiedClaims
-from ..values import Instant
+from ..values import Instant, Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +126,17 @@ class ProviderClient:
         self.settings = settings
         self._identity, self._clock, self._random = identity, clock, random
         self._http: aiohttp.ClientSession | None = None
+        self._tls: ssl.SSLContext | None = None
         self.metadata = Kept(self._discover, clock)
         self.keys = Kept(self._fetch_keys, clock)
+
+    def renew_tls(self) -> None:
+        """Read the CA file again, for connections from now on. SettingsFault, and no change, when it is bad."""
+        self._tls = _tls(self.settings.tls)
+
+    def renew_secret(self, secret: Secret) -> None:
+        """The client secret, for requests from now on."""
+        self.settings = self.settings.model_copy(update={"client_secret": secret})
 
     async def close(self) -> None:
         if self._http is not None:
@@ -316,7 +325,7 @@ class ProviderClient:
         limit = self.settings.response_limit
         try:
             async with self._session().request(
-                method, URL(url, encoded=True), headers=headers, data=body, allow_redirects=False
+                method, URL(url, encoded=True), headers=headers, data=body, allow_redirects=False, ssl=self._trust()
             ) as response:
                 content = await response.content.read(limit + 1)
                 while len(content) <= limit and (more := await response.content.read(limit + 1 - len(content))):
@@ -340,7 +349,7 @@ class ProviderClient:
     def _session(self) -> aiohttp.ClientSession:
         if self._http is None:
             self._http = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=_tls(self.settings.tls), limit=32),
+                connector=aiohttp.TCPConnector(limit=32),
                 timeout=aiohttp.ClientTimeout(total=self.settings.timeout),
                 headers={
                     "Accept": "application/json, application/jwt",
@@ -353,9 +362,21 @@ class ProviderClient:
             )
         return self._http
 
+    def _trust(self) -> ssl.SSLContext:
+        """Connections are kept for the context that they were made with: a new one is asked over new connections."""
+        if self._tls is None:
+            try:
+                self._tls = _tls(self.settings.tls)
+            except SettingsFault as fault:
+                raise ProviderFault("provider_unavailable", str(fault), retry_after=RETRY_AFTER) from None
+        return self._tls
+
 
 def _tls(settings: oidc.TlsSettings) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=settings.ca_file)
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file)
+    except (OSError, ValueError) as error:
+        raise SettingsFault([f"provider.tls cannot be set up with {settings.ca_file}: {error}"]) from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if not settings.verify:
         context.check_hostname = False

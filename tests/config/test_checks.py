@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from oidc_proxy.config.problems import Problem
 from oidc_proxy.errors import SettingsFault
 from oidc_proxy.forward_auth import ForwardAuthSettings
 from oidc_proxy.policy import RouteSettings
+from oidc_proxy.server.front import ListenSettings
 from oidc_proxy.server.store import MemoryStoreSettings
 from oidc_proxy.values import Secret, Settings
 from tests.config.small import GOOD, Key, Provider, Read, said
@@ -46,12 +46,11 @@ def test_warnings_do_not_prevent_the_start(parsed: Read) -> None:
 
 
 def test_f244_f246_several_workers_cannot_use_the_memory_store() -> None:
-    listen: Any = SimpleNamespace(workers=4)
+    listen = ListenSettings(workers=4)
     (problem,) = checks.shared_sessions(listen, MemoryStoreSettings(type="memory"))
     assert (problem.code, problem.path) == ("E124", "listen.workers")
     assert list(checks.shared_sessions(listen, object())) == []
-    listen.workers = 1
-    assert list(checks.shared_sessions(listen, MemoryStoreSettings(type="memory"))) == []
+    assert list(checks.shared_sessions(ListenSettings(), MemoryStoreSettings(type="memory"))) == []
 
 
 def test_v3_the_published_key_is_known_in_pem_too() -> None:

@@ -342,6 +342,27 @@ async def test_av_6_a_broken_cookie_is_no_session(name: str, cookie: str) -> Non
             assert (await ask(world.url, ASKERS[name].question(world, "GET", "/page", cookie=given))).status == 401
 
 
+@pytest.mark.parametrize("name", ASKERS)
+async def test_our_own_endpoints_are_never_sent_to_sign_in(name: str) -> None:
+    """A proxy that asks about everything, the sign-in itself too, would send the browser round in circles."""
+    async with asked_world() as world:
+        cookie = await cookie_of(world, "ann")
+        for target in ("/oauth2/start?rd=/page", "/oauth2/callback?code=x&state=y", "/oauth2/sign_out"):
+            for given in ("", cookie):
+                response = await ask(world.url, ASKERS[name].question(world, "GET", target, BROWSER[0], cookie=given))
+                assert response.status == 200
+                assert response.one("X-Auth-Request-User") == response.one("Authorization") == b""
+        for target in (
+            "/oauth2/startle",
+            "/oauth2//start",
+            "/oauth2/start/",
+            "/oauth2/x/../start",
+            "/oauth2/authz/nginx",
+        ):
+            response = await ask(world.url, ASKERS[name].question(world, "GET", target))
+            assert response.status in {400, 401, 403, 404}
+
+
 # ── on the wire ──
 
 

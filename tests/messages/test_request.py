@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from oidc_proxy.errors import RequestFault
 from oidc_proxy.messages import (
     EndpointSettings,
-    ListenSettings,
     Origins,
     client_address,
     forwarded_element,
@@ -32,23 +31,6 @@ PROXIES = (ip_network("10.0.0.0/8"), ip_network("2001:db8::/32"))
 
 
 # ── settings ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:4180", "0.0.0.0:80", "[::]:4180", "localhost:0"])
-def test_addresses_to_listen_on(address: str) -> None:
-    assert ListenSettings(address=address).address == address
-
-
-@pytest.mark.parametrize(
-    "address", ["4180", ":4180", "::1:4180", "[::1]", "localhost:http", "a b:80", "localhost:80\n"]
-)
-def test_what_cannot_be_listened_on(address: str) -> None:
-    with pytest.raises(ValidationError):
-        ListenSettings(address=address)
-
-
-def test_fw_10_nobody_is_trusted_unless_named() -> None:
-    assert ListenSettings().trusted_proxies == ()
 
 
 @pytest.mark.parametrize("prefix", ["/oauth2", "/_auth", "/a/b-c", "/.well-known/x", "/a.b"])

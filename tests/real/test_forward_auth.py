@@ -180,6 +180,21 @@ async def test_nothing_that_a_client_says_of_itself_is_believed(front: Front, tm
         assert words_of(it.reached[-2])["x-auth-request-user"] == EVE.sub
 
 
+async def test_the_application_gets_every_cookie_but_the_session_s(front: Front, tmp_path: Path) -> None:
+    async with ingress(front, tmp_path) as it:
+        held = await it.signed_in("ann")
+        session = next(pair for pair in held.split("; ") if pair.startswith("oidc_proxy="))
+        for cookie, left in (
+            (session, ""), (f"{session}; a=1", "a=1"), (f"a=1; {session}", "a=1"), (f"a=1; {session}; b=2", "a=1; b=2"),
+            (f"xoidc_proxy=1; {session}; b=oidc_proxy=2", "xoidc_proxy=1; b=oidc_proxy=2"),
+        ):  # fmt: skip
+            assert (await it.ask("GET /echo", cookie=cookie)).status == 200
+            assert words_of(it.reached[-1]).get("cookie", "") == left
+        assert (await it.ask("GET /public/x", cookie="a=1; b=2")).status == 200
+        assert words_of(it.reached[-1])["cookie"] == "a=1; b=2"
+        assert (await it.ask("GET /oauth2/userinfo", cookie=held)).status == 200, "oidc_proxy gets it"
+
+
 async def test_a_route_is_not_escaped_through_the_path(front: Front, tmp_path: Path) -> None:
     """What the proxy sends on is what was decided about, however it reads a path."""
     paths = (

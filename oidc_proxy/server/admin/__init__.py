@@ -4,6 +4,7 @@ application, or pass for one.
 * ``settings``: where it listens, and who may administer
 * ``listener``: which page is asked for
 * ``health``: liveness, readiness, metrics
+* ``peers``: the other workers, which are asked as well
 * ``sessions``: list, show and end sessions
 
 Only the settings are imported with the package: whoever reads a configuration needs no more.

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from typing import Any
 
 from aiohttp import web
 
 from ...errors import ProxyError
-from ..metrics import negotiated
+from ..metrics import Snapshot, merge, negotiated
 from ..provider import ProviderClient
 from ..store import Store
 from ..telemetry import Telemetry
 from .answers import answer
+from .peers import Peers
 
 PATIENCE = 1.0
 """Seconds that a readiness check may take."""
 
 
 class Health:
-    """How the gateway is."""
+    """How the gateway is: all of its workers, whichever of them is asked."""
 
     def __init__(self, store: Store, provider: ProviderClient, telemetry: Telemetry, *, require_store: bool) -> None:
         self._store, self._provider, self._telemetry = store, provider, telemetry
         self._require_store = require_store
         self.draining = False
+        self.peers = Peers({"state": self._state, "metrics": self._counted})
 
     async def live(self) -> web.Response:
         """The event loop turns. Asks nobody: an outage of others is no reason to be restarted."""
@@ -35,17 +38,44 @@ class Health:
 
         A store that is not required may be away: then it is ``degraded``, and still to be sent requests.
         """
+        states: dict[int, dict[str, Any] | None] = await self.peers.ask("state")
+        known = [state for state in states.values() if state is not None]
+        checks = {name: _worst([state["checks"][name] for state in known]) for name in known[0]["checks"]}
+        status = "ready" if checks["store"] == "ok" else "degraded"
+        content: dict[str, object] = {"status": status, "checks": checks}
+        if len(states) > 1:
+            content["workers"] = {number: _word(state) for number, state in states.items()}
+        if all(state is not None and state["ready"] for state in states.values()):
+            return answer(200, content)
+        return answer(503, {**content, "status": "not ready"})
+
+    async def _state(self) -> dict[str, object]:
+        """How this worker is."""
         store, provider = await asyncio.gather(_check(self._store.ping()), _check(self._provider.warm_up()))
         checks = {"store": store, "provider": provider, "draining": "yes" if self.draining else "no"}
         stored = store == "ok" or not self._require_store
-        if self.draining or provider != "ok" or not stored:
-            return answer(503, {"status": "not ready", "checks": checks})
-        return answer(200, {"status": "ready" if store == "ok" else "degraded", "checks": checks})
+        return {"ready": stored and provider == "ok" and not self.draining, "checks": checks}
 
     async def metrics(self, accept: str) -> web.Response:
         """What was counted, in the format that an Accept header wants."""
-        body, media_type = negotiated(self._telemetry.metrics.snapshot(), accept)
+        counted: dict[int, Snapshot | None] = await self.peers.ask("metrics")
+        together = merge(snapshot for snapshot in counted.values() if snapshot is not None)
+        body, media_type = negotiated(together, accept)
         return web.Response(body=body, headers={"Content-Type": media_type})
+
+    async def _counted(self) -> Snapshot:
+        """What this worker has counted."""
+        return self._telemetry.metrics.snapshot()
+
+
+def _word(state: dict[str, Any] | None) -> str:
+    if state is None:
+        return "no answer"
+    return "ready" if state["ready"] else "not ready"
+
+
+def _worst(words: list[str]) -> str:
+    return next((word for word in words if word not in {"ok", "no"}), words[0])
 
 
 async def _check(work: Awaitable[None]) -> str:

@@ -4,13 +4,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
+import socket
+import struct
+import termios
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
 from aiohttp import http_parser, web, web_protocol
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import HttpVersion11, RawRequestMessage
+from aiohttp.http import HttpVersion11, RawRequestMessage, StreamWriter
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
@@ -23,8 +28,12 @@ from oidc_proxy.values import Instant
 
 SILENT_LIMIT = 64 * 1024
 """Most bytes of chunk extensions and trailers that come without a byte of the body."""
+QUIET = 1.0
+"""Seconds without a request after which a connection is closed during a drain."""
 LINGER = 5.0
 """Seconds in which a client that is still sending can take its answer before the connection is closed."""
+
+_RESET = struct.pack("ii", 1, 0)
 
 if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:  # pragma: no cover
     # Its grammar differs from the compiled one's, and everything here was checked against that one.
@@ -50,6 +59,7 @@ class Owner(Protocol):
     witness: Witness
     clock: Callable[[], Instant]
     server: web.Server
+    draining: bool
 
     def admit(self, connection: FrontProtocol) -> bool: ...
     def succeed(self, connection: FrontProtocol, heir: Reviewed) -> None: ...
@@ -78,8 +88,14 @@ class ClientRequest(web.BaseRequest):
 
     @property
     def keep_alive(self) -> bool:
-        """Not after an upgrade that was asked for: aiohttp drops what has arrived behind it, or half of that."""
-        return super().keep_alive and not self._message.upgrade
+        """Not after an upgrade that was asked for: aiohttp drops what has arrived behind it, or half of that.
+
+        Nor during a drain, once no other request waits on this connection.
+        """
+        if not super().keep_alive or self._message.upgrade:
+            return False
+        protocol: FrontProtocol = self._protocol  # type: ignore[assignment]
+        return not protocol._owner.draining or protocol.has_more
 
     @property
     def offers_websocket(self) -> bool:
@@ -101,17 +117,6 @@ class ClientRequest(web.BaseRequest):
         if not isinstance(protocol, FrontProtocol):
             raise TypeError("not one of our connections")
         return protocol.leave(heir)
-
-
-def client_request(
-    message: RawRequestMessage,
-    payload: StreamReader,
-    protocol: web.RequestHandler,
-    writer: AbstractStreamWriter,
-    task: asyncio.Task[None],
-) -> ClientRequest:
-    """What aiohttp makes requests with. The loop is the connection's: asking for the running one is a system call."""
-    return ClientRequest(message, payload, protocol, writer, task, protocol._loop)
 
 
 class _Refusal(web.StreamResponse):
@@ -151,10 +156,16 @@ class _Lingering:
         if self._leaving or transport.is_closing():
             return
         self._leaving = True
-        if transport.can_write_eof():
+        if transport.can_write_eof():  # TLS cannot
             transport.write_eof()
         transport.resume_reading()
         asyncio.get_running_loop().call_later(LINGER, transport.abort)
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Break the connection: to HTTP/1.0 its mere end would be the regular end of a body (RFC 9112 §6.3)."""
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    transport.abort()
 
 
 class _Stall:
@@ -237,6 +248,78 @@ class FrontProtocol(web.RequestHandler):
         self._current_request = None
         super().connection_lost(None)
         return Left(wire, arrived, float(self._timeouts.write), owner.forget)
+
+    # ── one request after the other ──
+
+    async def start(self) -> None:
+        """Answer what arrives. In the place of aiohttp's, which makes a task and a timer of every request."""
+        try:
+            while not self._force_close and await self._answer(*await self._next()):
+                pass
+        except asyncio.CancelledError:
+            self.force_close()
+            raise
+        except Exception as error:
+            self.log_exception("Unhandled exception", exc_info=error)
+            self.force_close()
+        if not self._force_close:
+            self._task_handler = None
+            if self.transport is not None:
+                self.transport.close()
+
+    async def _next(self) -> tuple[RawRequestMessage | web_protocol._ErrInfo, StreamReader]:
+        """The next request, or what stands for one that cannot be read."""
+        if not self._messages:
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        arrived = self._messages.popleft()
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+        return arrived
+
+    async def _answer(self, message: RawRequestMessage | web_protocol._ErrInfo, payload: StreamReader) -> bool:
+        """Answer it; whether another may follow."""
+        unreadable = message if isinstance(message, web_protocol._ErrInfo) else None
+        head = web_protocol.ERROR if unreadable else message
+        loop, handler = self._loop, self._request_handler
+        # Not the running loop: asking for that is a system call.
+        request = ClientRequest(head, payload, self, StreamWriter(self, loop), self._task_handler, loop)  # type: ignore[arg-type]
+        self._current_request, self._request_in_progress = request, True
+        try:
+            if unreadable:
+                response = self.handle_error(request, unreadable.status, unreadable.exc, unreadable.message)
+            else:
+                response = await handler(request)  # type: ignore[misc]
+            self._current_request = None
+            _, lost = await self.finish_response(request, response, None)
+        except ConnectionError:
+            return False
+        finally:
+            self._current_request, self._request_in_progress = None, False
+            request._task = None  # type: ignore[assignment]  # a cycle
+            if self._handler_waiter is not None and not self._handler_waiter.done():
+                self._handler_waiter.set_result(None)
+        if lost or not response.keep_alive or not await self._read_out(payload):
+            return False
+        return not self._close
+
+    async def _read_out(self, payload: StreamReader) -> bool:
+        """Drop what nobody read of a body, if it ends soon; whether it has.
+
+        To close before would make the system send a reset, which can overtake the answer (RFC 9112 §9.6).
+        """
+        if payload.is_eof():
+            return True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                while not payload.is_eof():
+                    await payload.readany()
+        return payload.is_eof()
 
     # ── what arrives ──
 
@@ -409,6 +492,35 @@ class FrontProtocol(web.RequestHandler):
             return RequestFault("headers_too_large", "more headers than http.limits.headers")
         return RequestFault("bad_request", "not a well-formed HTTP/1.x request")
 
+    # ── the end of the server ──
+
+    @property
+    def has_more(self) -> bool:
+        """Whether another request has begun to arrive."""
+        return bool(self._messages or self._held or self._head)
+
+    def close_if_quiet(self, now: float) -> None:
+        """Close if no request is here, none is arriving, and none has come for a while. ``now`` is loop time."""
+        waiting = self._waiter is not None and not self._waiter.done() and not self.has_more
+        if waiting and self._idle.seconds(self._request_count, now) >= QUIET and not self._unread_bytes():
+            self.force_close()
+
+    def _unread_bytes(self) -> int:
+        """How many bytes the system holds for us."""
+        if self._wire is None:
+            return 0
+        number = self._wire.get_extra_info("socket").fileno()
+        return int.from_bytes(fcntl.ioctl(number, termios.FIONREAD, bytes(4)), "little")
+
+    def cut(self) -> None:
+        """Close at once, so that an answer that is under way is seen not to be whole."""
+        if self._wire is None:
+            return
+        if self._current_request is not None:
+            reset(self._wire)
+        else:
+            self._wire.abort()
+
     # ── what takes too long ──
 
     def review(self, now: float) -> None:
@@ -448,7 +560,3 @@ class FrontProtocol(web.RequestHandler):
         request = self._current_request
         mark = (id(request), request.writer.output_size - size) if request is not None else (0, -size)
         return self._unread.seconds(mark, now) > self._timeouts.write
-
-    def _process_keepalive(self) -> None:
-        """aiohttp's own timer, which cannot tell an idle connection from half a head: ``review`` does."""
-        self._keepalive_handle = None

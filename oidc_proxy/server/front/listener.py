@@ -1,56 +1,81 @@
-"""A port, and the connections that came through it."""
+"""Where connections come in, and what becomes of them."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from aiohttp import web
 
-from oidc_proxy.server.front.connection import FrontProtocol, Reviewed, Witness, client_request
+from oidc_proxy.server.front.connection import LINGER, FrontProtocol, Reviewed, Witness
 from oidc_proxy.server.front.settings import HttpSettings
+from oidc_proxy.server.front.tls import ServerTls
 from oidc_proxy.values import Instant
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
+LOOK = 0.02
+"""Seconds between looks at the connections that are still there during a drain."""
+
 
 class Listener:
-    """A port, and the connections that came through it."""
+    """Sockets that are listened on, and the connections that came through them."""
 
     def __init__(
         self,
         handler: Handler,
-        address: str,
         settings: HttpSettings,
         witness: Witness,
         clock: Callable[[], Instant] = time.time,
+        tls: ServerTls | None = None,
     ) -> None:
-        self.settings, self.witness, self.clock = settings, witness, clock
-        self.server = web.Server(handler, request_factory=client_request, handler_cancellation=True)
-        self._host, _, port = address.rpartition(":")
-        self._wanted_port = int(port)
-        self._listening: asyncio.Server | None = None
+        self.settings, self.witness, self.clock, self._tls = settings, witness, clock, tls
+        self.draining = False
+        """Whether clients are told to come back over another connection."""
+        self._handler = handler
+        self._sockets: Sequence[socket.socket] = ()
+        self._servers: list[asyncio.Server] = []
+        self._greetings: set[asyncio.Task[Any]] = set()
         self._connections: set[Reviewed] = set()
         self._watch: asyncio.TimerHandle | None = None
+        self.server: web.Server
         timeouts = settings.timeouts
         shortest = min(timeouts.header, timeouts.body, timeouts.write, timeouts.keep_alive)
         self._tick = min(1.0, max(0.01, shortest / 10))
 
-    async def open(self, *, reuse_port: bool = False) -> None:
-        """Start to accept. OSError when the address is taken or not ours."""
-        self._listening = await asyncio.get_running_loop().create_server(
-            self._protocol, self._host.strip("[]"), self._wanted_port, backlog=1024, reuse_port=reuse_port or None
-        )
+    async def open(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept connections from these sockets, which are closed with the listener."""
+        self.server = web.Server(self._handler, handler_cancellation=True)
+        self._sockets = sockets
+        for each in sockets:
+            # The event loop gets its own descriptor, since ours must be there when the loop's is closed.
+            self._servers.append(await self._serve(each.dup()))
+
+    async def _serve(self, listening: socket.socket) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        options = {"sock": listening, "backlog": 1024, **self._tls_options()}
+        if listening.family == socket.AF_UNIX:
+            return await loop.create_unix_server(self._protocol, **options)
+        return await loop.create_server(self._protocol, **options)
+
+    def _tls_options(self) -> dict[str, Any]:
+        if self._tls is None:
+            return {}
+        return {
+            "ssl": self._tls.context,
+            "ssl_handshake_timeout": float(self.settings.timeouts.header),
+            "ssl_shutdown_timeout": LINGER,
+        }
 
     def _protocol(self) -> FrontProtocol:
         limits = self.settings.limits
         options: dict[str, Any] = {
             "access_log": None,
             "auto_decompress": False,
-            "keepalive_timeout": 86400.0,  # ours are reviewed
+            "keepalive_timeout": 0,  # ours are reviewed
             "max_line_size": int(limits.url_bytes),
             # Never equal to the one above: aiohttp's error says only the number.
             "max_field_size": int(limits.header_bytes) + (limits.header_bytes == limits.url_bytes),
@@ -60,23 +85,65 @@ class Listener:
 
     @property
     def port(self) -> int:
-        """The port that was got, where 0 was asked for."""
-        if self._listening is None:
-            return self._wanted_port
-        listening: socket.socket = self._listening.sockets[0]
-        return int(listening.getsockname()[1])
+        """The port that was got, where 0 was asked for; 0 where there is none."""
+        for each in self._sockets:
+            if each.family != socket.AF_UNIX:
+                return int(each.getsockname()[1])
+        return 0
+
+    def stop_accepting(self) -> None:
+        """Accept what has come already, and no more. Every answer ends its connection from now on."""
+        self.draining = True
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        for each in self._sockets:
+            self._accept_waiting(each)
+            each.close()
+        self._sockets = ()
+
+    def _accept_waiting(self, listening: socket.socket) -> None:
+        """Take what the system has accepted for us; closing the socket would break those connections."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, _ = listening.accept()
+            except OSError:
+                return
+            accepted.setblocking(False)
+            greeting = loop.create_task(
+                loop.connect_accepted_socket(self._protocol, accepted, **self._tls_options()),
+            )
+            self._greetings.add(greeting)
+            greeting.add_done_callback(self._greeted)
+
+    def _greeted(self, greeting: asyncio.Task[Any]) -> None:
+        self._greetings.discard(greeting)
+        if not greeting.cancelled():
+            greeting.exception()  # a handshake that failed; seen
 
     async def close(self, grace: float) -> None:
-        """Stop accepting, let requests under way finish for ``grace`` seconds, then close every connection.
+        """Accept no more, let requests under way finish for ``grace`` seconds, then cut every connection off.
 
         Those that were given away are for their heirs to end.
         """
-        if self._listening is not None:
-            self._listening.close()
-        self.server.pre_shutdown()  # closes those that wait for a request; shutdown would wait for them, too
-        await self.server.shutdown(grace)
+        loop = asyncio.get_running_loop()
+        self.stop_accepting()
+        end = loop.time() + grace
+        while (self._connections or self._greetings) and (now := loop.time()) < end:
+            for connection in self._speaking_http():
+                connection.close_if_quiet(now)
+            await asyncio.sleep(LOOK)
+        for greeting in self._greetings:
+            greeting.cancel()
+        for connection in self._speaking_http():
+            connection.cut()
+        await self.server.shutdown(0.5)
         if self._watch is not None:
             self._watch.cancel()
+
+    def _speaking_http(self) -> list[FrontProtocol]:
+        return [connection for connection in self._connections if isinstance(connection, FrontProtocol)]
 
     # ── called by connections ──
 

@@ -53,6 +53,11 @@ class Upstream:
         self._tick = min(1.0, max(0.01, min(limits, default=1.0) / 10))
         self._closed = False
 
+    def renew_tls(self) -> None:
+        """Read the TLS files again, for connections from now on. SettingsFault, and no change, when they are bad."""
+        if self._tls is not None:
+            self._tls = tls_context(self.settings.tls)
+
     @property
     def busy(self) -> int:
         """Exchanges under way."""

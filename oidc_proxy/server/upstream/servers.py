@@ -90,6 +90,11 @@ class Servers:
                 return response
         raise fault or UpstreamFault("upstream_unreachable", "there is no server")
 
+    def renew_tls(self) -> None:
+        """See ``Upstream.renew_tls``."""
+        for server in self._servers:
+            server.upstream.renew_tls()
+
     async def close(self) -> None:
         """Close every connection; requests that are under way fail with upstream_unreachable."""
         for watcher in self._watchers:
