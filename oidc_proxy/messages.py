@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Self, TypeAlias
@@ -401,11 +401,30 @@ NEVER_FROM_BACKENDS = frozenset({
 NEVER_PREFIXES = ("x-forwarded-", "x-auth-request-")
 
 
+_FIELD_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_NOT_IN_VALUES = re.compile(rb"[\r\n\0]")
+
+
 @dataclass(frozen=True, slots=True)
 class HeaderPlan:
-    """What announces the user to the backend: header lines to add, after everything of those names was removed."""
+    """Headers of our own making, once for many requests: set after everything of those names was removed.
+
+    ValueError for what would be more than these headers (RFC 9110 §5.5).
+    """
 
     set: tuple[tuple[bytes, bytes], ...]
+    lines: bytes = field(init=False, repr=False, compare=False)
+    """The same, as they are sent."""
+
+    def __post_init__(self) -> None:
+        for name, value in self.set:
+            if not _FIELD_NAME.fullmatch(name) or _NOT_IN_VALUES.search(value):
+                raise ValueError("a header name that is none, or a line break or NUL in a value")
+        object.__setattr__(self, "lines", b"".join([b"%b: %b\r\n" % header for header in self.set]))
+
+    def without(self, names: Container[bytes]) -> tuple[tuple[bytes, bytes], ...]:
+        """The headers but for those whose names, in lower case, are among ``names``."""
+        return tuple(header for header in self.set if header[0].lower() not in names)
 
 
 class HeaderFilter:

@@ -14,6 +14,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from ..errors import RequestFault
 from ..forward_auth import Dialect
+from ..identity import Identity
 from ..messages import RequestHead
 from .front import ClientRequest
 from .front.connection import reset
@@ -52,8 +53,8 @@ class Exchange(msgspec.Struct):
     decision: str = ""
     reason: str = ""
     detail: str = ""
-    user: str = ""
-    account: str = ""
+    identity: Identity | None = None
+    """Who is signed in."""
     status: int = 0
     bytes_out: int = 0
     upstream: str = ""
@@ -65,6 +66,17 @@ class Exchange(msgspec.Struct):
     """The request has been answered, but what it began goes on."""
     dialect: Dialect | None = None
     """How the proxy asks that wants to know whether this request may pass; None where it comes to us itself."""
+
+    @property
+    def subject(self) -> str:
+        """The user, as the log knows it."""
+        return self.identity.subject if self.identity is not None else ""
+
+    @property
+    def account(self) -> str:
+        """The user, as pages say it."""
+        who = self.identity
+        return who.preferred_username or who.email or who.user if who is not None else ""
 
     @property
     def peer(self) -> str:

@@ -240,19 +240,11 @@ class Gateway:
             route = policy.narrowed(route, demands)
         signed_in = await self._who(route, head)
         identity = signed_in.identity if signed_in is not None else None
-        if identity is not None:
-            exchange.user = identity.subject
-            exchange.account = identity.preferred_username or identity.email or identity.user
+        exchange.identity = identity
         verdict = policy.decide(route, identity)
         if head.method in GO_ELSEWHERE and isinstance(verdict, Allow):
             verdict = self._at_destination(head, identity)
-        match verdict:
-            case Allow():
-                exchange.decision = "allow"
-            case SignIn():
-                exchange.decision = "login"
-            case Refuse(reason):
-                exchange.decision, exchange.reason = "forbidden", reason
+        exchange.decision, exchange.reason = verdict.decision, verdict.reason
         return route, signed_in, verdict
 
     def _at_destination(self, head: RequestHead, identity: Identity | None) -> Verdict:
@@ -296,7 +288,9 @@ class Gateway:
         if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             self._telemetry.message("warning", "request.failed", **fields)
         elif exchange.decision == "forbidden" and head is not None:
-            self._telemetry.audit("access.denied", client_ip=head.client, sub=exchange.user, path=head.path, **fields)
+            self._telemetry.audit(
+                "access.denied", client_ip=head.client, sub=exchange.subject, path=head.path, **fields
+            )
         if head is None:
             reply = pages.problem(error, request_id=exchange.request_id)
             if error.code == "method_not_allowed":
@@ -378,7 +372,7 @@ class Gateway:
                     upstream=exchange.upstream or None,
                     upstream_status=exchange.upstream_status or None,
                     upstream_duration_ms=int(exchange.upstream_seconds * 1_000_000) / 1000 or None,
-                    sub=exchange.user or None,
+                    sub=exchange.subject or None,
                     user_agent=request.headers.get("User-Agent"),
                 )
             )

@@ -104,6 +104,8 @@ class UpstreamResponse:
                 return b""
             if self._fault is not None:
                 raise self._fault
+            if self._connection is not None:
+                self._connection.resume()  # not before: whoever took the last piece may be slow to pass it on
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
@@ -112,8 +114,6 @@ class UpstreamResponse:
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._queued = 0
-        if self._connection is not None:
-            self._connection.resume()
         return data
 
     def abort(self) -> None:
@@ -430,7 +430,7 @@ class Connection(asyncio.Protocol):
         self.deadline = self._loop.time() + (self._waits.response if self._response is None else self._waits.idle)
 
     def resume(self) -> None:
-        """The reader has taken what was queued."""
+        """The reader has taken what was queued, and wants more."""
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
