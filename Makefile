@@ -11,7 +11,7 @@ LOCK := CUSTOM_COMPILE_COMMAND="make lock" pip-compile --quiet --generate-hashes
 DEVELOPMENT := import tomllib; groups = tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]; \
 	print(*groups["test"], *groups["check"], sep="\n")
 APPLICATIONS := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["applications"], sep="\n")
-PURE := values errors messages caching rewriting tokens oidc identity sessions websocket policy pages
+PURE := values errors messages caching rewriting tokens oidc identity sessions websocket policy pages forward_auth
 INTO := .
 
 .PHONY: help install demo test bench coverage check docs lock

@@ -83,6 +83,12 @@ class RequestFault(ProxyError):
             "programs must send Origin, and other sites of yours go into `allowed_origins`; where a WebSocket may come "
             "from is `routes[].websocket`.",
         ),
+        "proxy_untrusted": Entry(
+            403,
+            "Not for browsers",
+            "This address is only for the proxy in front.",
+            "Whoever asked is not in `forward_auth.trusted_proxies`; the log line has the address.",
+        ),
         "request_timeout": Entry(
             408,
             "Request too slow",

@@ -179,6 +179,7 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def is_trusted(address: str, trusted: Sequence[Network]) -> bool:
+    """Whether the address is in one of the networks."""
     if not trusted:
         return False
     parsed = _address(address.partition("%")[0])
@@ -383,6 +384,9 @@ NEVER_FROM_CLIENTS = frozenset({
     "fastly-client-ip", "x-remote-user", "remote-user", "x-remote-email", "x-remote-groups", "x-access-token",
     "x-id-token", "x-rewrite-url", "x-original-url", "x-original-uri", "x-original-method", "x-original-host",
     "x-http-method-override", "x-method-override", "x-http-method", "x-request-id", "x-forwarded", "proxy",
+    "client-ip", "forwarded-for", "proxy-client-ip", "wl-proxy-client-ip", "x-original-forwarded-for",
+    "x-azure-clientip", "x-appengine-user-ip", "x-envoy-external-address", "x-envoy-original-path", "x-host",
+    "x-http-host-override",
 })  # fmt: skip
 """Headers by which some backend would let the client choose its identity, address, path, method or (CGI) proxy."""
 

@@ -7,7 +7,7 @@ way back, only addresses that are certainly the backend's own become the visitor
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import quote
@@ -72,6 +72,26 @@ def _below(prefixes: Iterable[str], path: str) -> str | None:
         if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in {"", "/"}:
             return path[len(prefix) :]
     return None
+
+
+GO_ELSEWHERE = frozenset({"COPY", "MOVE"})
+"""Methods that write to another path than the one that they ask for (RFC 4918 §9.8, §9.9)."""
+
+_DESTINATION = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*|(?!//))(/[!\"$->@-~]*)(?:\?[!\"$-~]*)?")
+
+
+def destination(values: Sequence[str]) -> str | None:
+    """The path in a Destination header (RFC 4918 §10.3), whatever host it names; None without the header.
+
+    Backends differ in which hosts they take for themselves, so the host proves nothing. Raises RequestFault for what
+    not every backend reads alike.
+    """
+    if not values:
+        return None
+    found = _DESTINATION.fullmatch(values[0].strip(" \t"))
+    if found is None or len(values) > 1:
+        raise RequestFault("bad_request", "a Destination that is no URL, or more than one")
+    return found[1]
 
 
 _URL = re.compile(r"(?:(https?):)?//([^/?#]+)([^?#]*)(.*)", re.IGNORECASE | re.DOTALL)

@@ -10,13 +10,14 @@ from pydantic import Field
 
 from .errors import RequestFault
 from .messages import RequestHead
-from .values import Duration, Origin, Settings
+from .values import ByteSize, Duration, Origin, Settings
 
-GOING_AWAY, POLICY_VIOLATION = 1001, 1008
+GOING_AWAY, POLICY_VIOLATION, TOO_BIG = 1001, 1008, 1009
 """Close codes (RFC 6455 §7.4.1)."""
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_CLOSE = 0x8
+_FIN, _OPCODE, _CLOSE = 0x80, 0xF, 0x8
+_ENDLESS = 1 << 80
 
 
 class WebSocketSettings(Settings):
@@ -39,6 +40,12 @@ class WebSocketSettings(Settings):
         "0 means no limit.",
         examples=["1h"],
     )
+    max_message: ByteSize = Field(
+        ByteSize(0),
+        description="Most bytes of a message, all its fragments together and as they come, compressed or not; a larger "
+        "one ends the WebSocket with 1009. 0 means no limit.",
+        examples=["16MiB"],
+    )
 
 
 # ── the handshake ──
@@ -58,7 +65,7 @@ def accepted(head: RequestHead, settings: WebSocketSettings, *, signed_in: bool)
     keys = headers.getall("Sec-WebSocket-Key", ())
     if len(keys) != 1 or not _is_key(keys[0]):
         raise RequestFault("bad_request", "Sec-WebSocket-Key is not one value of 16 bytes in base64")
-    _check_origin(headers.getall("Origin", ()), settings, head.origin, signed_in=signed_in)
+    check_origin(head, settings, signed_in=signed_in)
     return base64.b64encode(hashlib.sha1(keys[0].encode() + _GUID, usedforsecurity=False).digest())
 
 
@@ -69,7 +76,9 @@ def _is_key(text: str) -> bool:
         return False
 
 
-def _check_origin(said: list[str] | tuple[()], settings: WebSocketSettings, asked: Origin, *, signed_in: bool) -> None:
+def check_origin(head: RequestHead, settings: WebSocketSettings, *, signed_in: bool) -> None:
+    """Raise RequestFault("cross_site") unless this handshake is from a page that may open a WebSocket here."""
+    said = head.headers.getall("Origin", ())
     if not said:
         if signed_in and settings.require_origin:
             raise RequestFault("cross_site", "a WebSocket with a session and without an Origin")
@@ -79,7 +88,7 @@ def _check_origin(said: list[str] | tuple[()], settings: WebSocketSettings, aske
         origin = Origin.parse(said[0]) if len(said) == 1 and said[0].isascii() and not said[0].endswith("/") else None
     except ValueError:
         origin = None
-    if origin is None or origin not in (settings.origins or (asked,)):
+    if origin is None or origin not in (settings.origins or (head.origin,)):
         raise RequestFault("cross_site", f"a WebSocket from the origin {said[0][:200]!a}, which is not allowed here")
 
 
@@ -89,9 +98,11 @@ def _check_origin(said: list[str] | tuple[()], settings: WebSocketSettings, aske
 class Frames:
     """One direction of a connection, followed from frame to frame (RFC 6455 §5.2) without a look at what they carry."""
 
-    __slots__ = ("_begun", "_left", "closing")
+    __slots__ = ("_begun", "_left", "_limit", "_message", "closing")
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = 0) -> None:
+        """``limit`` is the most bytes of a message; 0 means none."""
+        self._limit, self._message = limit, 0
         self._left = 0
         self._begun = b""
         """The first bytes of a header, when not enough of it has come to know the length."""
@@ -103,14 +114,19 @@ class Frames:
         """Whether every frame that has begun has ended."""
         return not self._left and not self._begun
 
-    def follow(self, data: bytes) -> None:
-        """These bytes come next."""
+    def follow(self, data: bytes) -> int | None:
+        """These bytes come next.
+
+        None, or how many of them come before a message that is too large: negative when some of that have passed
+        already. What comes after them is not to be followed.
+        """
         at, size = self._left, len(data)
         if at >= size:
             self._left = at - size
-            return
-        if self._begun:
-            data, self._begun = self._begun + data, b""
+            return None
+        begun = self._begun
+        if begun:
+            data = begun + data
             size = len(data)
         while size - at >= 2:
             length = data[at + 1] & 0x7F
@@ -121,19 +137,37 @@ class Frames:
                     break
                 length = int.from_bytes(data[at + 2 : at + 2 + wide], "big")
                 ends += wide
-            if data[at] & 0xF == _CLOSE:
+            if self._limit and self._too_large(data[at], length):
+                self._left, self._begun = 0, begun if at == 0 else b""
+                return at - len(begun)
+            if data[at] & _OPCODE == _CLOSE:
                 self.closing = True
             at = ends + length
         if at < size:
             self._left, self._begun = 0, data[at:]
         else:
-            self._left = at - size
+            self._left, self._begun = at - size, b""
+        return None
+
+    def stop(self) -> None:
+        """Whatever comes from here on is of one endless frame."""
+        self._left, self._begun = _ENDLESS, b""
+
+    def _too_large(self, first: int, length: int) -> bool:
+        if first & _OPCODE >= _CLOSE:
+            return length > 125  # a control frame cannot be longer (§5.5)
+        self._message += length
+        if self._message > self._limit:
+            return True
+        if first & _FIN:
+            self._message = 0
+        return False
 
 
 def close_frame(code: int, reason: str, mask: bytes = b"") -> bytes:
     """A close frame (RFC 6455 §5.5.1); with the four bytes of ``mask``, as a client must send it (§5.3)."""
     payload = code.to_bytes(2, "big") + reason.encode("ascii")
     if not mask:
-        return bytes((0x80 | _CLOSE, len(payload))) + payload
+        return bytes((_FIN | _CLOSE, len(payload))) + payload
     masked = bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
-    return bytes((0x80 | _CLOSE, 0x80 | len(payload))) + mask + masked
+    return bytes((_FIN | _CLOSE, 0x80 | len(payload))) + mask + masked

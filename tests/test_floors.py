@@ -33,7 +33,7 @@ FLOORS = (
         *(f"server.{name}" for name in ("archive", "refresh", "sessions", "streams", "upgrade")),
         *(
             f"server.{name}"
-            for name in ("endpoints", "login", "logout", "account", "exchange", "forwarding", "gateway")
+            for name in ("endpoints", "login", "logout", "account", "exchange", "checks", "forwarding", "gateway")
         ),
         *(f"server.{name}" for name in ("gauges", "admin")),
     },
@@ -60,7 +60,7 @@ SAME_FLOOR = {
     "oidc": {"tokens"},  # the provider's settings hold those of its tokens
     "sessions": {"identity", "oidc", "tokens"},  # a session holds what a sign-in brought
     "policy": {"sessions", "identity", "tokens", "websocket"},
-    "forward_auth": {"policy", "sessions", "identity", "tokens"},
+    "forward_auth": {"policy", "sessions", "identity", "tokens", "pages"},
     "server.files": {"server.telemetry"},  # that a renewed file is no good must be heard
     # A session is looked for in memory, then in the store, and is renewed at the provider; each knows those before it.
     "server.refresh": {"server.archive"},
@@ -75,10 +75,11 @@ SAME_FLOOR = {
     "server.logout": {"server.endpoints", "server.login", "server.sessions"},  # it takes back the cookies of a sign-in
     # A user's own list ends sessions as signing out does, and says so in the same words.
     "server.account": {"server.archive", "server.endpoints", "server.login", "server.logout", "server.sessions"},
+    "server.checks": {"server.archive"},  # what a proxy that asks is told of a session
     # What is open on behalf of a session ends with it, so the way to the backend knows sessions; it takes no decision.
     "server.forwarding": {f"server.{name}" for name in ("archive", "exchange", "sessions", "streams", "upgrade")},
     "server.gateway": {
-        *(f"server.{name}" for name in ("archive", "sessions", "exchange", "forwarding")),
+        *(f"server.{name}" for name in ("archive", "sessions", "exchange", "checks", "forwarding")),
         *(f"server.{name}" for name in ("endpoints", "login", "logout", "account")),
     },
     "server.telemetry": {"server.metrics", "server.outlet"},  # whoever writes down what happened counts it
@@ -239,8 +240,7 @@ def test_the_modules_are_there() -> None:
     assert {"oidc_proxy", "oidc_proxy.values", "oidc_proxy.server.store.port", "oidc_proxy.tokens.verify"} <= set(
         MODULES
     )
-    # Floors are for what exists; forward_auth has its place before it comes.
-    assert FLOOR.keys() - {part_of(module) for module in MODULES} <= {"forward_auth"}
+    assert FLOOR.keys() <= {part_of(module) for module in MODULES}  # floors are for what exists
 
 
 def test_no_two_rules_contradict() -> None:

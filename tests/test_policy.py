@@ -20,6 +20,7 @@ from oidc_proxy.errors import RequestFault
 from oidc_proxy.policy import (
     Allow,
     Anybody,
+    Condition,
     Nobody,
     Refuse,
     Routes,
@@ -31,6 +32,7 @@ from oidc_proxy.policy import (
     decide,
     explain,
     match,
+    narrowed,
 )
 from oidc_proxy.policy.readings import SAME_IN_EVERY_READING, UnreadableError, readings
 
@@ -56,6 +58,7 @@ SITES = {"open corner": OPEN_CORNER, "closed corner": CLOSED_CORNER, "nested": N
 class User:
     groups: frozenset[str] = frozenset()
     roles: frozenset[str] = frozenset()
+    email: str | None = None
 
 
 def user(*groups: str, roles: Iterable[str] = ()) -> User:
@@ -717,3 +720,42 @@ def test_f263_in_words(path: str, method: str, holder: User | None, lines: list[
 def test_anything_with_groups_and_roles_is_a_holder() -> None:
     (route,) = compile_routes([rule("/", groups=["g"])]).all
     assert decide(route, SimpleNamespace(groups=frozenset("g"), roles=frozenset())) == Allow()
+
+
+# ── what a proxy that asks demands besides ──
+
+
+@pytest.mark.parametrize("auth", ["none", "optional", "required"])
+def test_a_rule_with_a_demand_is_for_signed_in_users_only(auth: str) -> None:
+    (route,) = compile_routes([rule("/", auth=auth)]).all
+    stricter = narrowed(route, (Condition("groups", ("a", "b")),))
+    assert decide(stricter, None) == SignIn()
+    assert isinstance(decide(stricter, user("c")), Refuse)
+    assert decide(stricter, user("b")) == Allow()
+    assert stricter.name == route.name
+    assert narrowed(route, (Condition("groups", ("a", "b")),)) is stricter, "made once"
+
+
+def test_a_demand_adds_to_what_the_rule_asks_for() -> None:
+    (route,) = compile_routes([rule("/", groups=["a"])]).all
+    stricter = narrowed(route, (Condition("roles", ("r",)),))
+    assert isinstance(decide(stricter, user("a")), Refuse)
+    assert isinstance(decide(stricter, user(roles=["r"])), Refuse)
+    assert decide(stricter, user("a", roles=["r"])) == Allow()
+
+
+@pytest.mark.parametrize(
+    ("condition", "email", "held"),
+    [
+        (Condition("emails", ("ann@b.test", "bob@b.test")), "Bob@B.test", ("bob@b.test",)),
+        (Condition("emails", ("bob@b.test",)), "xbob@b.test", ()),
+        (Condition("emails", ("bob@b.test",)), None, ()),
+        (Condition("email domains", ("B.test",)), "bob@b.test", ("B.test",)),
+        (Condition("email domains", ("b.test",)), "bob@sub.b.test", ()),
+        (Condition("email domains", ("b.test",)), "b.test@evil.test", ()),
+        (Condition("email domains", ("b.test",)), "b.test", ()),
+        (Condition("email domains", ("b.test",)), None, ()),
+    ],
+)
+def test_f201_addresses_and_their_domains_in_any_case(condition: Condition, email: str | None, held: object) -> None:
+    assert condition.held(User(email=email)) == held

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oidc_proxy.errors import RequestFault
-from oidc_proxy.rewriting import AnswerAddresses, Rewriting
+from oidc_proxy.rewriting import AnswerAddresses, Rewriting, destination
 from oidc_proxy.values import Origin
 
 PUBLIC = Origin.parse("https://app.example.com")
@@ -199,3 +199,32 @@ def test_what_nobody_asked_for_is_not_looked_at() -> None:
     assert not addresses().on_every_status
     assert addresses(cookie_domain=True).on_every_status
     assert addresses(API, location=False, cookie_path=True).on_every_status
+
+
+@pytest.mark.parametrize(
+    ("said", "path"),
+    [
+        ([], None),
+        (["https://app.example.com/a/b%2Fc"], "/a/b%2Fc"),
+        (["http://evil.test:80/a"], "/a"),
+        (["HTTP://u:p@[::1]/a/?x=/b"], "/a/"),
+        (["/a;b?c"], "/a;b"),
+        ([" /a\t"], "/a"),
+        (["https://app.example.com///a"], "///a"),
+    ],
+)
+def test_the_path_that_something_is_copied_to(said: list[str], path: str | None) -> None:
+    assert destination(said) == path
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        ["/a", "/a"], [""], ["a"], ["https://app.example.com"], ["//evil.test/a"], ["///a"], ["https:a/b"],
+        ["/a#b"], ["/a b"], ["/\xe9"], ["/a, /b c"], ["<https://app.example.com/a b>"], ["\x00/a"],
+    ],
+)  # fmt: skip
+def test_a_destination_that_backends_could_read_in_several_ways(said: list[str]) -> None:
+    with pytest.raises(RequestFault) as caught:
+        destination(said)
+    assert caught.value.code == "bad_request"

@@ -165,6 +165,27 @@ def test_nothing_may_follow_a_close_frame() -> None:
     assert (follower.closing, follower.between) == (True, True)
 
 
+@pytest.mark.parametrize("step", [1, 2, 3, 7, 1000])
+@pytest.mark.parametrize("masked", [True, False])
+def test_br6_a_message_that_is_too_large_is_seen_at_its_header(masked: bool, step: int) -> None:
+    small = frame(1, b"x" * 200, masked=masked) + frame(1, b"x" * 150, masked=masked, fin=False)
+    small += frame(9, b"x" * 125, masked=masked) + frame(0, b"x" * 50, masked=masked)
+    small += frame(2, b"x" * 199, masked=masked, fin=False)
+    for large in (
+        frame(0, b"xx", masked=masked),
+        frame(0, b"x" * 300, masked=masked),
+        frame(9, b"x" * 126, masked=masked),
+    ):
+        follower, at, stream = Frames(200), 0, small + large
+        while (before := follower.follow(stream[at : at + step])) is None:
+            at += step
+        assert at + before == len(small)
+        assert follower.between == (before >= 0), "what has passed of the large one's header is not undone"
+        follower.stop()
+        assert follower.follow(frame(8, b"", masked=masked) * 1000) is None
+        assert (follower.between, follower.closing) == (False, False), "its payload is not taken for frames"
+
+
 def test_our_close_frames() -> None:
     assert close_frame(1001, "bye") == b"\x88\x05\x03\xe9bye"
     masked = close_frame(1008, "session ended", b"\x01\x02\x03\x04")

@@ -33,6 +33,7 @@ class _Someone:
 
     groups: frozenset[str]
     roles: frozenset[str]
+    email: str | None = None
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from oidc_proxy.config.problems import Problem
+from oidc_proxy.forward_auth import ForwardAuthSettings
 from oidc_proxy.messages import EndpointSettings
 from oidc_proxy.oidc import ProviderSettings
 from oidc_proxy.policy import RouteSettings, RoutesInvalid, compile_routes, overlaps
@@ -79,27 +80,30 @@ def _cookie_domain(domain: str, public_url: Sequence[Origin]) -> Iterator[Proble
 
 
 def upstreams_named(
-    upstream: object, upstreams: Mapping[str, object], routes: Sequence[RouteSettings]
+    upstream: object,
+    upstreams: Mapping[str, object],
+    routes: Sequence[RouteSettings],
+    forward_auth: ForwardAuthSettings,
 ) -> Iterator[Problem]:
-    """Every route leads somewhere."""
+    """Every route leads somewhere; where other proxies do the passing on, nothing has to."""
     names = list(upstreams)
     if upstream is not None and DEFAULT_UPSTREAM not in upstreams:
         names.append(DEFAULT_UPSTREAM)
     passed_on = [(index, route) for index, route in enumerate(routes) if route.respond is None]
-    if not names and (passed_on or not routes):
+    if not names and (passed_on or not routes) and not forward_auth.dialects:
         yield Problem(
             "E123",
             "upstream",
             "is missing: there is nothing to pass requests on to",
-            "add “upstream: http://127.0.0.1:8080”",
+            "add “upstream: http://127.0.0.1:8080”, or `forward_auth` where another proxy passes them on",
         )
         return
     for index, route in passed_on:
         if route.upstream is not None and route.upstream not in names:
             close = get_close_matches(route.upstream, names, n=1)
-            hint = f"did you mean `{close[0]}`?" if close else f"the upstreams are {', '.join(names)}"
+            hint = f"did you mean `{close[0]}`?" if close else f"the upstreams are {', '.join(names) or 'none'}"
             yield Problem("E122", f"routes.{index}.upstream", f"there is no upstream “{route.upstream}”", hint)
-        if route.upstream is None and DEFAULT_UPSTREAM not in names:
+        if route.upstream is None and names and DEFAULT_UPSTREAM not in names:
             yield Problem(
                 "E122",
                 f"routes.{index}",
@@ -196,16 +200,33 @@ def shared_login_key(provider: ProviderSettings, session: SessionSettings, store
         )
 
 
-def trusts_everybody(listen: ListenSettings) -> Iterator[Problem]:
+def trusts_everybody(listen: ListenSettings, forward_auth: ForwardAuthSettings) -> Iterator[Problem]:
     """A network of prefix length 0 lets every client choose its own address."""
-    for index, network in enumerate(listen.trusted_proxies):
-        if network.prefixlen == 0:
-            yield Problem(
-                "W203",
-                f"listen.trusted_proxies.{index}",
-                "trusts every client to say which address it has; logs and limits then believe anything",
-                "write the networks of the proxies in front",
-            )
+    lies = {
+        "listen": (listen.trusted_proxies, "which address it has; logs and limits then believe anything"),
+        "forward_auth": (forward_auth.trusted_proxies, "which request it asks about, and from where that comes"),
+    }
+    for name, (networks, lie) in lies.items():
+        for index, network in enumerate(networks):
+            if network.prefixlen == 0:
+                yield Problem(
+                    "W203",
+                    f"{name}.trusted_proxies.{index}",
+                    f"trusts every client to say {lie}",
+                    "write the networks of the proxies in front",
+                )
+
+
+def askers_known(forward_auth: ForwardAuthSettings) -> Iterator[Problem]:
+    """A dialect believes what it is told, so it must be known who tells it."""
+    if forward_auth.dialects and not forward_auth.trusted_proxies:
+        yield Problem(
+            "E129",
+            "forward_auth",
+            "has no trusted_proxies, so nobody could ask: nothing is believed of a proxy that is not named",
+            "add “trusted_proxies: [127.0.0.1/32]” with the addresses that the proxy in front connects from, such as "
+            "172.16.0.0/12 for Docker's networks or the range of the pods in Kubernetes",
+        )
 
 
 def lifetimes(session: SessionSettings) -> Iterator[Problem]:
@@ -267,7 +288,7 @@ def https_there(public_url: Sequence[Origin], listen: ListenSettings) -> Iterato
     for name in ("tls", "redirect_https"):
         if getattr(listen, name) is not None:
             yield Problem(
-                "E129",
+                "E130",
                 f"listen.{name}",
                 "is for https, but `public_url` is http",
                 f"write https://{public_url[0].host} there, or remove the key",
@@ -304,6 +325,7 @@ CHECKS = (
     known_secrets,
     shared_login_key,
     trusts_everybody,
+    askers_known,
     lifetimes,
     routes_usable,
     listeners_differ,

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from oidc_proxy.config.checks import CHECKS, DEFAULT_UPSTREAM
 from oidc_proxy.config.reading import Loaded, read
 from oidc_proxy.errors import SettingsFault
+from oidc_proxy.forward_auth import ForwardAuthSettings
 from oidc_proxy.identity import IdentitySettings
 from oidc_proxy.messages import EndpointSettings
 from oidc_proxy.oidc import LoginSettings, LogoutSettings, ProviderSettings
@@ -34,7 +35,7 @@ def _upstream_of_url(value: Any) -> Any:
 
 
 class Config(Settings):
-    """Everything that can be set. Only `public_url`, `provider` and one upstream must be."""
+    """Everything that can be set. Only `public_url`, `provider` and one upstream must be, or `forward_auth`."""
 
     version: Literal[1] = Field(1, description="Version of the configuration format.")
     public_url: Annotated[
@@ -70,6 +71,9 @@ class Config(Settings):
     listen: ListenSettings = Field(
         ListenSettings(), description="Where the gateway listens, and whose forwarded headers it believes."
     )
+    forward_auth: ForwardAuthSettings = Field(
+        ForwardAuthSettings(), description="Which other proxies may ask whether a request may pass."
+    )
     http: HttpSettings = Field(HttpSettings(), description="What clients may send, and how long they may take.")
     admin: AdminSettings = Field(
         AdminSettings(), description="Health, metrics and administration, on a listener of their own."
@@ -99,10 +103,12 @@ class Config(Settings):
     @model_validator(mode="after")
     def _short_form(self) -> Self:
         """Write ``upstream`` out, so that whoever obeys the settings needs to know the long form only."""
-        if self.upstream is not None and DEFAULT_UPSTREAM not in self.upstreams:
+        short = self.upstream is not None and DEFAULT_UPSTREAM not in self.upstreams
+        if short:
+            self.__dict__["upstreams"] = {DEFAULT_UPSTREAM: self.upstream, **self.upstreams}
+        if short or (self.forward_auth.dialects and not self.upstreams):
             rest = RouteSettings(path="/")
             covered = any((route.path, route.host, route.methods) == ("/", None, None) for route in self.routes)
-            self.__dict__["upstreams"] = {DEFAULT_UPSTREAM: self.upstream, **self.upstreams}
             self.__dict__["routes"] = self.routes if covered else (*self.routes, rest)
         return self
 

@@ -5,7 +5,7 @@ addresses, the provider's words) goes through ``text`` or ``address`` and throug
 """
 
 from .farewell import confirm_sign_out_page, signed_out_page
-from .faults import ProviderAnswer, error_page, problem
+from .faults import ProviderAnswer, error_page, problem, retry_after
 from .my_sessions import OtherSession, OwnSession, my_sessions_page
 from .replies import empty_frame, json_reply, redirect
 from .skeleton import PageSettings
@@ -24,5 +24,6 @@ __all__ = [
     "my_sessions_page",
     "problem",
     "redirect",
+    "retry_after",
     "signed_out_page",
 ]

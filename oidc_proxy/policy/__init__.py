@@ -32,6 +32,7 @@ from .rules import (
     Users,
     Verdict,
     decide,
+    narrowed,
 )
 
 __all__ = [
@@ -57,5 +58,6 @@ __all__ = [
     "decide",
     "explain",
     "match",
+    "narrowed",
     "overlaps",
 ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Literal, Protocol, Self, TypeAlias, assert_never
 
@@ -230,8 +231,10 @@ class RouteSettings(Settings):
 
 
 class Holder(Protocol):
-    """Whoever holds groups and roles."""
+    """Whoever holds groups and roles, and has an e-mail address."""
 
+    @property
+    def email(self) -> str | None: ...
     @property
     def groups(self) -> frozenset[str]: ...
     @property
@@ -240,15 +243,25 @@ class Holder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One demand on a user: one of these groups, or one of these roles."""
+    """One demand on a user: one of these groups, roles, e-mail addresses or their domains."""
 
-    kind: Literal["groups", "roles"]
+    kind: Literal["groups", "roles", "emails", "email domains"]
     any_of: tuple[str, ...]
 
     def held(self, holder: Holder) -> tuple[str, ...]:
         """Those of the demanded names that the holder has; the condition is met when there is one."""
-        have = holder.groups if self.kind == "groups" else holder.roles
-        return tuple(name for name in self.any_of if name in have)
+        match self.kind:
+            case "groups":
+                return tuple(name for name in self.any_of if name in holder.groups)
+            case "roles":
+                return tuple(name for name in self.any_of if name in holder.roles)
+            case "emails":
+                return tuple(name for name in self.any_of if name.lower() == (holder.email or "").lower())
+            case "email domains":
+                _, at, domain = (holder.email or "").lower().rpartition("@")
+                return tuple(name for name in self.any_of if at and name.lower() == domain)
+            case _:  # pragma: no cover
+                assert_never(self.kind)
 
     def __str__(self) -> str:
         return f"one of the {self.kind} {', '.join(self.any_of)}"
@@ -372,6 +385,13 @@ class Route:
         """Whether the rule is for this method. HEAD is GET without the body (RFC 9110 §9.3.2), so they go together."""
         methods = self.settings.methods
         return methods is None or method in methods or (method == "HEAD" and "GET" in methods)
+
+
+@lru_cache(1024)
+def narrowed(route: Route, demands: tuple[Condition, ...]) -> Route:
+    """The same rule, for signed-in users only who meet these demands as well."""
+    conditions = route.access.conditions if isinstance(route.access, Users) else ()
+    return replace(route, access=Users((*conditions, *demands)))
 
 
 def decide(route: Route, holder: Holder | None) -> Verdict:

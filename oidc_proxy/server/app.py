@@ -13,6 +13,7 @@ from .. import __version__, policy
 from ..config import Config
 from ..config.document import file_text
 from ..errors import SettingsFault
+from ..forward_auth import Announcement, dialects
 from ..messages import HeaderFilter
 from ..sessions import LoginSealer, Registry, derive_key
 from ..values import Instant, Secret
@@ -22,6 +23,7 @@ from .admin.listener import Admin
 from .admin.sessions import Administration
 from .archive import Archive, SignedIn
 from .cache import Cache
+from .checks import Checks
 from .doors import Doors
 from .files import Files
 from .forwarding import Forwarding
@@ -64,7 +66,16 @@ class App:
         cookies = Cookies(config.session.cookie, config.public_url, config.session.absolute_timeout)
         keys = login_keys(config) if keys is None else keys
         store = MeasuredStore(self._store, self.telemetry.metrics.store_operation)
-        archive = Archive(store, Registry(keys), config.session, config.identity, self.telemetry, clock)
+        announcement = Announcement(config.identity)
+        archive = Archive(
+            store,
+            Registry(keys),
+            config.session,
+            config.identity,
+            self.telemetry,
+            clock,
+            announcement=announcement if config.forward_auth.dialects else None,
+        )
         cache: Cache[SignedIn] = Cache(
             entries=config.session.cache.entries,
             ttl=config.session.cache.ttl,
@@ -132,6 +143,12 @@ class App:
             account=account,
             cookies=cookies,
             forwarding=self._forwarding,
+            checks=Checks(
+                config.forward_auth,
+                dialects(config.forward_auth, config.endpoints.prefix, one_rule=len(routes.all) == 1),
+                announcement,
+                config.public_url,
+            ),
             public=config.public_url,
             listen=config.listen,
             endpoints=config.endpoints,

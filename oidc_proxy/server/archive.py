@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..forward_auth import Announcement
 from ..identity import Identity, IdentitySettings, announce, identify
 from ..messages import HeaderPlan
 from ..sessions import (
@@ -45,6 +46,8 @@ class SignedIn:
     renewable: bool
     quiet_until: Instant
     """Until when there is nothing to do for it but to use it."""
+    announced: bytes = b""
+    """The header lines that say to a proxy that asks who it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +73,11 @@ class Archive:
         telemetry: Telemetry,
         clock: Callable[[], Instant],
         random: Callable[[int], bytes] = secrets.token_bytes,
+        announcement: Announcement | None = None,
     ) -> None:
         self.store, self.registry, self.settings = store, registry, settings
         self._identity, self._telemetry, self.clock, self._random = identity, telemetry, clock, random
+        self._announcement = announcement
 
     def describe(self, ticket: Ticket, session: Session) -> SignedIn:
         """What follows from a session. LoginFault if the identity cannot be announced to the backend."""
@@ -93,6 +98,7 @@ class Archive:
             expires_at=session.expires_at,
             renewable=session.renewable,
             quiet_until=quiet_until(session, self.settings),
+            announced=self._announcement.of(identity, session.claims, token) if self._announcement else b"",
         )
 
     async def read(self, ticket: Ticket) -> tuple[bytes, Session] | None:

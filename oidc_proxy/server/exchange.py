@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from ..errors import RequestFault
+from ..forward_auth import Dialect
 from ..messages import RequestHead
 from .front import ClientRequest
 from .front.connection import reset
@@ -62,6 +63,8 @@ class Exchange(msgspec.Struct):
     """Bytes that the client sent after its request."""
     lasts: bool = False
     """The request has been answered, but what it began goes on."""
+    dialect: Dialect | None = None
+    """How the proxy asks that wants to know whether this request may pass; None where it comes to us itself."""
 
     @property
     def peer(self) -> str:

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from aiohttp import web
 
-from ..errors import UpstreamFault
+from ..errors import RequestFault, UpstreamFault
 from ..messages import HeaderFilter, RawHeaders, RequestHead, canonical_name, forwarded_element
 from ..policy import Nobody, Route
 from ..rewriting import AnswerAddresses, Rewriting
@@ -53,7 +53,7 @@ class Forwarding:
         self._ways = {
             route: _way(route, upstreams, filters[route.settings.authorization])
             for route in routes
-            if route.reply is None
+            if route.reply is None and (route.upstream or "default") in upstreams
         }
         # What a client's requests tell the backend about the way that they came is the same for all of them.
         self._arrival = lru_cache(1024)(_arrival)
@@ -62,7 +62,9 @@ class Forwarding:
         self._upgrades = Upgrades(sessions, headers, telemetry.metrics)
 
     async def forward(self, exchange: Exchange, head: RequestHead, route: Route, signed_in: SignedIn | None) -> Written:
-        way = self._ways[route]
+        way = self._ways.get(route)
+        if way is None:
+            raise RequestFault("not_found", "there is no upstream: requests pass at the proxies that ask about them")
         target = head.target if way.rewriting is None else _rewritten(head, way.rewriting)
         accept = self._upgrades.expected(exchange, head, route, signed_in, way.upstream)
         await ask_for_body(exchange, head)
@@ -150,7 +152,7 @@ class Forwarding:
                 await exchange.write(start + frames.last(await response.read()))
                 return frames.connection
             stream = Stream(response, exchange)
-            with stream.held(self._sessions, signed_in, self._streams):
+            with stream.held(self._sessions, signed_in, route, self._streams):
                 if self._draining:
                     stream.drain()
                 await exchange.write(start)

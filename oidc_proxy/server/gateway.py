@@ -14,6 +14,8 @@ from multidict import CIMultiDictProxy
 
 from .. import pages, policy
 from ..errors import InternalFault, ProviderFault, ProxyError, RequestFault
+from ..forward_auth import Demands, Dialect
+from ..identity import Identity
 from ..messages import (
     EndpointSettings,
     Origins,
@@ -29,9 +31,11 @@ from ..messages import (
     trace_id,
 )
 from ..policy import Allow, Anybody, Nobody, Refuse, Route, Routes, SignIn, Verdict
+from ..rewriting import GO_ELSEWHERE, destination
 from ..values import Instant, Origin
 from .account import Account
 from .archive import SignedIn
+from .checks import Checks
 from .endpoints import Endpoint, Fields, formless, read_form
 from .exchange import CLOSES, GOES_ON, Exchange, ask_for_body
 from .forwarding import Forwarding
@@ -56,6 +60,7 @@ class Gateway:
         account: Account,
         cookies: Cookies,
         forwarding: Forwarding,
+        checks: Checks,
         public: Sequence[Origin],
         listen: ListenSettings,
         endpoints: EndpointSettings,
@@ -64,10 +69,12 @@ class Gateway:
         clock: Callable[[], Instant],
     ) -> None:
         self._routes, self._sessions, self._login, self._cookies = routes, sessions, login, cookies
-        self._forwarding = forwarding
+        self._forwarding, self._checks = forwarding, checks
         self._origins, self._public, self._listen = Origins(public), public[0], listen
         self._traces = (listen.trace_context == "anybody", listen.trace_context != "nobody")
-        self._trusts = lru_cache(1024)(lambda peer: is_trusted(peer, listen.trusted_proxies))
+        trusted = self._trusted = (*listen.trusted_proxies, *checks.trusted)
+        self._trusts = lru_cache(1024)(lambda peer: is_trusted(peer, trusted))
+        self._address = lru_cache(1024)(lambda peer, line: client_address(peer, (line,), trusted))
         self._page, self._telemetry, self._clock = page, telemetry, clock
         self._start_url, self._callback_path = f"{endpoints.prefix}/start", f"{endpoints.prefix}/callback"
         self._sign_out_url = f"{endpoints.prefix}/sign_out"
@@ -76,6 +83,8 @@ class Gateway:
             for name, methods, answer, *options in (
                 ("start", "GET HEAD", formless(login.start)),
                 ("callback", "GET", formless(login.callback)),
+                ("sign_in", "GET HEAD", formless(lambda head: login.sign_in_page(head, checks.asked_for(head)))),
+                ("unavailable", "GET HEAD", formless(login.unavailable)),
                 ("sign_out", "GET HEAD POST", logout.sign_out),
                 ("signed_out", "GET HEAD", formless(logout.signed_out)),
                 ("backchannel_logout", "POST", logout.backchannel_logout, "any host"),
@@ -99,6 +108,7 @@ class Gateway:
             raise
         finally:
             self._telemetry.metrics.in_flight -= 1
+            self._count(exchange)
             if not exchange.lasts:
                 exchange.finish()
 
@@ -109,6 +119,9 @@ class Gateway:
             if endpoint is not None:
                 exchange.route = head.path
                 return await self._reply(exchange, await self._own(exchange, head, endpoint))
+            dialect = self._checks.find(head.path)
+            if dialect is not None:
+                return await self._check(exchange, head, dialect)
             return await self._guard(exchange, head)
         except ProxyError as error:
             return await self._reply(exchange, self._failure(exchange, error))
@@ -153,13 +166,16 @@ class Gateway:
         """For whom a trusted peer asks."""
         name = self._listen.client_address_header
         lines = headers.getall(name, ())
+        if name == "X-Forwarded-For" and len(lines) == 1 and len(lines[0]) < _LONGEST_REMEMBERED:
+            return self._address(peer, lines[0])
         chain = lines if name == "X-Forwarded-For" else forwarded_for(lines)
-        return client_address(peer, chain, self._listen.trusted_proxies)
+        return client_address(peer, chain, self._trusted)
 
     def _origin(self, path: str, host: str) -> Origin:
         """Which of our origins was asked. Whoever calls us by another name may only call what is meant for that."""
         endpoint = self._endpoints.get(path)
-        return self._public if endpoint is not None and endpoint.any_host else self._origins.find(host)
+        any_host = endpoint.any_host if endpoint is not None else self._checks.find(path) is not None
+        return self._public if any_host else self._origins.find(host)
 
     # ── our own endpoints ──
 
@@ -193,18 +209,43 @@ class Gateway:
             case Refuse(reason, code):
                 raise RequestFault(code, reason)
 
-    async def _admit(self, exchange: Exchange, head: RequestHead) -> tuple[Route, SignedIn | None, Verdict]:
+    async def _check(self, exchange: Exchange, asked: RequestHead, dialect: Dialect) -> web.StreamResponse:
+        """The door of another proxy: it hears whether the request that it asks about may pass, and whose it is."""
+        exchange.dialect = dialect
+        head, demands = self._checks.read(exchange.peer, asked, dialect)
+        exchange.head = head
+        if head.path in self._endpoints:  # it comes to us next, and is judged then; to ask for sign-in here is a loop
+            exchange.route = head.path
+            return await self._send(exchange, dialect.yes, self._checks.nobody(dialect))
+        route, signed_in, verdict = await self._admit(exchange, head, demands)
+        match verdict:
+            case Allow():
+                return await self._send(exchange, dialect.yes, self._checks.answer(dialect, head, route, signed_in))
+            case SignIn():
+                if is_navigation(head):
+                    return await self._reply(exchange, dialect.sign_in(head))
+                raise RequestFault("sign_in_required", "no valid session came with the request")
+            case Refuse(reason, code):
+                raise RequestFault(code, reason)
+
+    async def _admit(
+        self, exchange: Exchange, head: RequestHead, demands: Demands = ()
+    ) -> tuple[Route, SignedIn | None, Verdict]:
         """Which route, who asks, what follows: the one guard, whatever door it stands at."""
         route = policy.match(self._routes, host=head.origin.host, path=head.path, method=head.method)
         exchange.route = route.name
         if route.senders is not None:
             route.senders.check(head.method, head.origin, head.headers)
+        if demands:
+            route = policy.narrowed(route, demands)
         signed_in = await self._who(route, head)
         identity = signed_in.identity if signed_in is not None else None
         if identity is not None:
             exchange.user = identity.subject
             exchange.account = identity.preferred_username or identity.email or identity.user
         verdict = policy.decide(route, identity)
+        if head.method in GO_ELSEWHERE and isinstance(verdict, Allow):
+            verdict = self._at_destination(head, identity)
         match verdict:
             case Allow():
                 exchange.decision = "allow"
@@ -213,6 +254,13 @@ class Gateway:
             case Refuse(reason):
                 exchange.decision, exchange.reason = "forbidden", reason
         return route, signed_in, verdict
+
+    def _at_destination(self, head: RequestHead, identity: Identity | None) -> Verdict:
+        """Who copies or moves something must be allowed to put it where it goes."""
+        path = destination(head.headers.getall("Destination", ()))
+        if path is None:
+            return Allow()
+        return policy.decide(policy.match(self._routes, host=head.origin.host, path=path, method="PUT"), identity)
 
     async def _who(self, route: Route, head: RequestHead) -> SignedIn | None:
         if isinstance(route.access, Nobody):
@@ -254,7 +302,8 @@ class Gateway:
             if error.code == "method_not_allowed":
                 return Reply(reply.status, (*reply.headers, ("Allow", ", ".join(sorted(METHODS)))), reply.body)
             return reply
-        return self._failure_for(head, error, exchange.account)
+        reply = self._failure_for(head, error, exchange.account)
+        return exchange.dialect.refuse(error, head, reply) if exchange.dialect is not None else reply
 
     def _failure_for(self, head: RequestHead, error: ProxyError, account: str = "") -> Reply:
         if not is_navigation(head):
@@ -276,37 +325,45 @@ class Gateway:
         )
 
     async def _reply(self, exchange: Exchange, reply: Reply) -> web.StreamResponse:
+        fields = "".join([f"{name}: {value}\r\n" for name, value in reply.headers])
+        return await self._send(exchange, reply.status, fields.encode("ascii"), reply.body)
+
+    async def _send(self, exchange: Exchange, status: int, fields: bytes, body: bytes = b"") -> web.StreamResponse:
         request = exchange.request
         goes_on = exchange.may_go_on
-        exchange.status = reply.status
-        phrase = HTTPStatus(reply.status).phrase
-        lines = [f"HTTP/1.1 {reply.status} {phrase}", *(f"{name}: {value}" for name, value in reply.headers)]
-        lines += [f"Date: {http_date(int(self._clock()))}", f"X-Request-Id: {exchange.request_id}"]
-        if reply.status != HTTPStatus.NO_CONTENT:
-            lines.append(f"Content-Length: {len(reply.body)}")
+        exchange.status = status
+        length = "" if status == HTTPStatus.NO_CONTENT else f"Content-Length: {len(body)}\r\n"
+        connection = ""
         if not goes_on:
-            lines.append("Connection: close")
+            connection = "Connection: close\r\n"
         elif request.version < (1, 1):
-            lines.append("Connection: keep-alive")
-        start = ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
-        await exchange.write(start if request.method == "HEAD" else start + reply.body)
+            connection = "Connection: keep-alive\r\n"
+        date = http_date(int(self._clock()))
+        rest = f"Date: {date}\r\nX-Request-Id: {exchange.request_id}\r\n{length}{connection}\r\n".encode("ascii")
+        await exchange.write(_STATUS_LINES[status] + fields + rest + (b"" if request.method == "HEAD" else body))
         return GOES_ON if goes_on else CLOSES
 
     # ── what was seen ──
 
+    def _count(self, exchange: Exchange) -> None:
+        """Once it is answered: of a WebSocket, that is the handshake."""
+        duration = time.perf_counter() - exchange.began  # uvloop's own time is in milliseconds
+        method = exchange.head.method if exchange.head else exchange.request.method
+        self._telemetry.metrics.request(
+            exchange.route, method, exchange.status, exchange.decision, exchange.reason, duration
+        )
+
     def _log(self, exchange: Exchange) -> None:
         request, head = exchange.request, exchange.head
-        duration = time.perf_counter() - exchange.began  # uvloop's own time is in milliseconds
-        self._telemetry.metrics.request(
-            exchange.route, request.method, exchange.status, exchange.decision, exchange.reason, duration
-        )
+        duration = time.perf_counter() - exchange.began
+        method = head.method if head else request.method
         if self._telemetry.settings.access:
             self._telemetry.access(
                 Access(
                     request_id=exchange.request_id,
                     trace_id=trace_id(head) if head else None,
                     client_ip=head.client if head else exchange.peer,
-                    method=request.method,
+                    method=method,
                     host=head.origin.authority if head else None,
                     path=head.path if head else None,
                     protocol=_PROTOCOLS.get(request.version),
@@ -327,6 +384,8 @@ class Gateway:
             )
 
 
+_LONGEST_REMEMBERED = 100
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _OTHER_VERSION = (("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket"), ("Connection", "Upgrade"))
 """What an answer of 426 says (RFC 6455 §4.4, RFC 9110 §15.5.22)."""
 _PROTOCOLS = {HttpVersion11: "HTTP/1.1", HttpVersion10: "HTTP/1.0"}

@@ -13,8 +13,17 @@ from http import HTTPStatus
 from urllib.parse import quote
 
 from .. import oidc, pages
-from ..errors import LoginFault, ProviderFault, ProxyError, StoreFault
-from ..messages import Cookie, EndpointSettings, OwnCookies, Reply, RequestHead, ReturnTo, query_parameters
+from ..errors import LoginFault, ProviderFault, ProxyError, RequestFault, StoreFault
+from ..messages import (
+    Cookie,
+    EndpointSettings,
+    OwnCookies,
+    Reply,
+    RequestHead,
+    ReturnTo,
+    is_navigation,
+    query_parameters,
+)
 from ..sessions import NONCE_BYTES, CookieSettings, LoginSealer, Ticket, login_suffix
 from ..tokens import VerifiedClaims
 from ..values import Instant, Origin
@@ -106,6 +115,28 @@ class Login:
         parameters = query_parameters(head.query)
         extra = oidc.requested_params(parameters, self._login)
         return await self._begin(head, self._return_url(parameters, head.origin), extra)
+
+    async def sign_in_page(self, head: RequestHead, asked: str | None) -> Reply:
+        """``GET /oauth2/sign_in?rd=…``: asks to sign in; ``asked`` is what a proxy in front says was asked for."""
+        fault = RequestFault("sign_in_required")
+        parameters = query_parameters(head.query)
+        back = self._return_url(parameters if "rd" in parameters or asked is None else {"rd": [asked]}, head.origin)
+        start = self._start_url(back)
+        if not is_navigation(head):
+            return pages.problem(fault, request_id=head.request_id, login_url=f"{head.origin}{self._prefix}/start")
+        return pages.error_page(
+            fault, request_id=head.request_id, now=self._clock(), settings=self._page, start_url=start
+        )
+
+    async def unavailable(self, head: RequestHead) -> Reply:
+        """``GET /oauth2/unavailable?rd=…``: no yes or no could be had; it tries ``rd`` again by itself."""
+        return pages.error_page(
+            StoreFault("store_unavailable"),
+            request_id=head.request_id,
+            now=self._clock(),
+            settings=self._page,
+            retry_url=self._return_url(query_parameters(head.query), head.origin),
+        )
 
     async def sign_in(self, head: RequestHead) -> Reply:
         """The redirect that a navigation without a session gets: back to the very address that was asked."""

@@ -10,7 +10,7 @@ import asyncio
 import math
 import secrets
 
-from ..websocket import GOING_AWAY, Frames, close_frame
+from ..websocket import GOING_AWAY, TOO_BIG, Frames, close_frame
 
 LINGER = 2.0
 """Seconds that the two sides have to end their connections, once one of them or we began to close."""
@@ -34,8 +34,9 @@ class Pipe:
         "over",
     )
 
-    def __init__(self, idle_timeout: float) -> None:
-        self.client, self.backend = End(self), End(self)
+    def __init__(self, idle_timeout: float = 0, max_message: int = 0) -> None:
+        """0 means no limit."""
+        self.client, self.backend = End(self, max_message), End(self, max_message)
         self.client.peer, self.backend.peer = self.backend, self.client
         self.over = False
         """Whether we are closing it: nothing more is passed on."""
@@ -96,6 +97,10 @@ class Pipe:
         """Nothing has moved for too long."""
         self.close(GOING_AWAY, "idle")
 
+    def too_big(self) -> None:
+        """One side sends a message that is larger than it may be."""
+        self.close(TOO_BIG, "message too big")
+
     def ended(self) -> None:
         """Both connections are gone."""
 
@@ -145,9 +150,9 @@ class End(asyncio.Protocol):
 
     __slots__ = ("_frames", "_pipe", "passed", "peer", "sent_all", "stopped", "transport")
 
-    def __init__(self, pipe: Pipe) -> None:
+    def __init__(self, pipe: Pipe, max_message: int) -> None:
         self._pipe = pipe
-        self._frames = Frames()
+        self._frames = Frames(max_message)
         self.transport: asyncio.Transport | None = None
         self.peer: End
         self.passed = 0
@@ -157,17 +162,22 @@ class End(asyncio.Protocol):
         self.sent_all = False
 
     def data_received(self, data: bytes) -> None:
-        pipe, frames = self._pipe, self._frames
-        frames.follow(data)
+        pipe = self._pipe
+        before = self._frames.follow(data)
         if pipe.over:
             if self.said_goodbye and self.transport is not None:
                 self.transport.close()
             return
         pipe.moved = True
+        if before is not None:
+            data = data[: max(before, 0)]
         self.passed += len(data)
         transport = self.peer.transport
         if transport is not None:
             transport.write(data)
+        if before is not None:
+            pipe.too_big()
+            self._frames.stop()
 
     @property
     def said_goodbye(self) -> bool:

@@ -8,14 +8,16 @@ never an end.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
+from .. import policy
 from ..errors import LoginFault, StoreFault
+from ..identity import Identity
 from ..oidc import Tokens
+from ..policy import Route
 from ..sessions import Card, Freshness, Session, Ticket, freshness
 from ..tokens import VerifiedClaims
 from ..values import Instant
@@ -34,12 +36,18 @@ CLOSED_AT_ONCE = 50
 """How much that is open on behalf of an ended session is closed before others get their turn."""
 
 
+Close: TypeAlias = Callable[[str], None]
+"""How to close what is open, for a reason: ``session_ended`` or ``access_denied``."""
+
+
 @dataclass(eq=False, slots=True)
 class _Open:
-    """What is open on behalf of a session: how to close it when the session ends."""
+    """What is open on behalf of a session, each with the route that let it pass."""
 
     ticket: Ticket
-    closes: set[Callable[[], None]] = field(default_factory=set)
+    identity: Identity
+    """As it was when every route was last asked."""
+    routes: dict[Close, Route] = field(default_factory=dict)
 
 
 class Sessions:
@@ -272,21 +280,23 @@ class Sessions:
 
     # ── what is open on behalf of a session ──
 
-    def hold(self, ticket: Ticket, close: Callable[[], None]) -> None:
-        """``close`` is called, at most once, if the session ends before ``release`` is called with it."""
-        held = self._holds.get(ticket.record_id)
-        if held is None:
-            held = self._holds[ticket.record_id] = _Open(ticket)  # a record is opened by one ticket only
-        held.closes.add(close)
+    def hold(self, signed_in: SignedIn, route: Route, close: Close) -> None:
+        """``close`` is called, at most once, when the session ends or its user may no longer use the route; not after
+        ``release`` was called with it."""
+        record_id = signed_in.ticket.record_id
+        held = self._holds.get(record_id)
+        if held is None:  # a record is opened by one ticket only
+            held = self._holds[record_id] = _Open(signed_in.ticket, signed_in.identity)
+        held.routes[close] = route
         if self._watch is None:
             self._watch = asyncio.create_task(self._watch_holds())
 
-    def release(self, record_id: str, close: Callable[[], None]) -> None:
+    def release(self, record_id: str, close: Close) -> None:
         """What was held has ended by itself, or has been closed."""
         held = self._holds.get(record_id)
         if held is not None:
-            held.closes.discard(close)
-            if not held.closes:
+            held.routes.pop(close, None)
+            if not held.routes:
                 del self._holds[record_id]
 
     def _changed(self, key: str) -> None:
@@ -301,23 +311,34 @@ class Sessions:
                 await self._check(record_id)
 
     async def _check(self, record_id: str) -> None:
-        """Close what is open if its session is over. What cannot be known now is left open."""
+        """Close what must not be open any longer. What cannot be known now is left open."""
         held = self._holds.get(record_id)
         if held is None:
             return
-        with contextlib.suppress(StoreFault):
+        try:
             known = self._cache.find(record_key(record_id)) or await self._look_up(held.ticket)
-            if known is not None and freshness(known, self._settings, self._clock()) not in {
-                Freshness.IDLE,
-                Freshness.OVER,
-            }:
-                return
-            while held.closes:
-                for _ in range(min(len(held.closes), CLOSED_AT_ONCE)):
-                    held.closes.pop()()
+        except StoreFault:
+            return
+        if known is None or freshness(known, self._settings, self._clock()) in {Freshness.IDLE, Freshness.OVER}:
+            await self._close(held, set(held.routes.values()), "session_ended")
+        elif known.identity is not held.identity:
+            held.identity = known.identity
+            routes = set(held.routes.values())
+            refused = {route for route in routes if not isinstance(policy.decide(route, known.identity), policy.Allow)}
+            await self._close(held, refused, "access_denied")
+
+    async def _close(self, held: _Open, routes: set[Route], reason: str) -> None:
+        ends = [close for close, route in held.routes.items() if route in routes]
+        for number, close in enumerate(ends, 1):
+            if held.routes.pop(close, None) is not None:  # else it has ended meanwhile
+                try:
+                    close(reason)
+                except Exception as error:  # the others must be closed all the same
+                    self._telemetry.message("error", "internal_error", reason=f"{type(error).__name__} in {reason}")
+            if number % CLOSED_AT_ONCE == 0:
                 await asyncio.sleep(0)  # there may be thousands, and others wait
-            if self._holds.get(record_id) is held:
-                del self._holds[record_id]
+        if not held.routes and self._holds.get(held.ticket.record_id) is held:
+            del self._holds[held.ticket.record_id]
 
     def _aside(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.create_task(work)

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Iterator
 
 from ..errors import UpstreamFault
+from ..policy import Route
 from .archive import SignedIn
 from .exchange import Exchange
 from .sessions import Sessions
@@ -31,30 +32,30 @@ class Stream:
         self.ends_cleanly = response.endless
 
     @contextlib.contextmanager
-    def held(self, sessions: Sessions, signed_in: SignedIn | None, streams: set[Stream]) -> Iterator[None]:
+    def held(
+        self, sessions: Sessions, signed_in: SignedIn | None, route: Route, streams: set[Stream]
+    ) -> Iterator[None]:
         """Within this block, the end of the session is the end of the stream, and it is one of ``streams``."""
         streams.add(self)
         if signed_in is not None:
-            sessions.hold(signed_in.ticket, self._session_ended)
+            sessions.hold(signed_in, route, self._end)
         try:
             yield
         finally:
             streams.discard(self)
             if signed_in is not None:
-                sessions.release(signed_in.ticket.record_id, self._session_ended)
+                sessions.release(signed_in.ticket.record_id, self._end)
             if self._aborting is not None:
                 self._aborting.cancel()
 
     def drain(self) -> None:
         """The process is about to end: so does an event stream, whose client comes back for more (HTML §9.2.3)."""
-        if self.ends_cleanly and not self.over:
+        if self.ends_cleanly:
             self._end("shutdown")
 
-    def _session_ended(self) -> None:
-        if not self.over:
-            self._end("session_ended")
-
     def _end(self, reason: str) -> None:
+        if self.over:
+            return
         self.over, self._exchange.reason = True, reason
         if self.ends_cleanly:
             self._aborting = asyncio.get_running_loop().call_later(CLEAN_END, self._exchange.abort)

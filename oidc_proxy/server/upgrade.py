@@ -9,7 +9,7 @@ from collections.abc import Callable
 from ..errors import UpstreamFault
 from ..messages import HeaderFilter, RequestHead
 from ..policy import Route
-from ..websocket import GOING_AWAY, POLICY_VIOLATION, accepted
+from ..websocket import GOING_AWAY, POLICY_VIOLATION, TOO_BIG, WebSocketSettings, accepted
 from .archive import SignedIn
 from .exchange import CLOSES, Exchange, Written
 from .metrics import Metrics
@@ -63,7 +63,7 @@ class Upgrades:
             b"HTTP/1.1 101 Switching Protocols\r\n" + b"".join(b"%b: %b\r\n" % line for line in lines) + b"\r\n"
         )
         backend = response.leave()
-        socket = WebSocket(self, exchange, float(route.settings.websocket.idle_timeout))
+        socket = WebSocket(self, exchange, route.settings.websocket)
         try:
             client = exchange.request.leave(socket)
         except ConnectionError:
@@ -75,7 +75,7 @@ class Upgrades:
         socket.forget = (client.forget, self._open[upstream].discard)
         if signed_in is not None:
             socket.record_id = signed_in.ticket.record_id
-            self._sessions.hold(signed_in.ticket, socket.session_ended)
+            self._sessions.hold(signed_in, route, socket.let_go)
         exchange.lasts = True
         socket.join((client.transport, client.arrived), backend, client.write_timeout)
         if self._draining:
@@ -104,7 +104,7 @@ class Upgrades:
     def gone(self, socket: WebSocket) -> None:
         """Both connections of it are."""
         if socket.record_id:
-            self._sessions.release(socket.record_id, socket.session_ended)
+            self._sessions.release(socket.record_id, socket.let_go)
         self._metrics.websockets = len(self)
         if not len(self):
             self._none_open.set()
@@ -115,20 +115,24 @@ class WebSocket(Pipe):
 
     __slots__ = ("_exchange", "_upgrades", "forget", "record_id")
 
-    def __init__(self, upgrades: Upgrades, exchange: Exchange, idle_timeout: float) -> None:
-        super().__init__(idle_timeout)
+    def __init__(self, upgrades: Upgrades, exchange: Exchange, settings: WebSocketSettings) -> None:
+        super().__init__(float(settings.idle_timeout), int(settings.max_message))
         self._upgrades, self._exchange = upgrades, exchange
         self.record_id = ""
         self.forget: tuple[Callable[[WebSocket], None], ...] = ()
 
-    def session_ended(self) -> None:
-        self._close(POLICY_VIOLATION, "session ended", "session_ended")
+    def let_go(self, reason: str) -> None:
+        """Its session has ended, or its user may no longer be here."""
+        self._close(POLICY_VIOLATION, reason.replace("_", " "), reason)
 
     def drained(self) -> None:
         self._close(GOING_AWAY, "shutting down", "shutdown")
 
     def idle(self) -> None:
         self._close(GOING_AWAY, "idle", "idle_timeout")
+
+    def too_big(self) -> None:
+        self._close(TOO_BIG, "message too big", "message_too_big")
 
     def _close(self, code: int, words: str, reason: str) -> None:
         if not self.over:

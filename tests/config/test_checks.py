@@ -12,6 +12,7 @@ import yaml
 from oidc_proxy.config import Config, checks, load
 from oidc_proxy.config.problems import Problem
 from oidc_proxy.errors import SettingsFault
+from oidc_proxy.forward_auth import ForwardAuthSettings
 from oidc_proxy.policy import RouteSettings
 from oidc_proxy.server.front import ListenSettings
 from oidc_proxy.server.store import MemoryStoreSettings
@@ -106,14 +107,26 @@ def test_the_short_form_may_be_a_section() -> None:
     assert config.upstreams["default"].max_connections == 5
 
 
+ALONE = ForwardAuthSettings()
+ASKED = {"dialects": ["nginx"], "trusted_proxies": ["127.0.0.1/32"]}
+
+
 def test_where_everything_is_answered_here_no_upstream_is_needed() -> None:
     config = minimal(upstream=None, routes=[{"path": "/", "respond": {"status": 503}}])
-    assert list(checks.upstreams_named(None, {}, config.routes)) == []
+    assert list(checks.upstreams_named(None, {}, config.routes, ALONE)) == []
     passing_on = (*config.routes, RouteSettings(path="/x"))
-    (problem,) = checks.upstreams_named(None, {}, passing_on)
+    (problem,) = checks.upstreams_named(None, {}, passing_on, ALONE)
     assert (problem.code, problem.path) == ("E123", "upstream")
-    (problem,) = checks.upstreams_named(None, {"api": object()}, passing_on)
+    (problem,) = checks.upstreams_named(None, {"api": object()}, passing_on, ALONE)
     assert (problem.code, problem.path) == ("E122", "routes.1")
+
+
+def test_where_other_proxies_ask_no_upstream_is_needed_and_everything_needs_sign_in() -> None:
+    config = minimal(upstream=None, routes=[{"path": "/public/", "auth": "none"}], forward_auth=ASKED)
+    assert [route.path for route in config.routes] == ["/public/", "/"]
+    assert list(checks.upstreams_named(None, {}, config.routes, config.forward_auth)) == []
+    both = minimal(upstream=None, upstreams={"api": {"url": "http://127.0.0.1:9"}}, routes=[], forward_auth=ASKED)
+    assert [problem.path for problem in checks.something_routed(None, both.upstreams, both.routes)] == ["routes"]
 
 
 def test_a_route_that_leads_past_another_is_warned_of() -> None:

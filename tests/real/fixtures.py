@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import pytest
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # imported where they are used: a run of the pure tests waits
     from tests.real.browser import Chromium
     from tests.real.keycloak import Keycloak
     from tests.real.redis import RedisServer
+
+T = TypeVar("T")
 
 USED = pytest.StashKey[dict[str, str]]()
 LEFT_OUT = pytest.StashKey[int]()
@@ -140,6 +142,22 @@ def redis_servers(_redis: RedisServer) -> Iterator[Callable[..., RedisServer]]:
     yield launch
     for server in servers:
         server.close()
+
+
+@pytest.fixture(scope="session")
+def real_part(pytestconfig: pytest.Config) -> Callable[[str, Callable[[], T]], T]:
+    """Asks a function for a part of this name; without it, the test is left out or fails, as the run wants."""
+
+    def part(name: str, found: Callable[[], T]) -> T:
+        _unless_off(pytestconfig)
+        try:
+            it = found()
+        except Unavailable as reason:
+            _missing(pytestconfig, name, reason)
+        pytestconfig.stash[USED][name] = name
+        return it
+
+    return part
 
 
 @pytest.fixture

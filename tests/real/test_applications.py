@@ -369,7 +369,7 @@ QUERY = (
 async def test_a_calendar_server_knows_who_is_there_from_the_header(applications: Applications, tmp_path: Path) -> None:
     folder = tmp_path / "radicale"
     options = ["--server-hosts=127.0.0.1:{port}", "--auth-type=http_x_remote_user", "--config="]
-    options += [f"--storage-filesystem-folder={folder / 'kept'}", "--rights-type=owner_only"]
+    options += [f"--storage-filesystem-folder={folder / 'kept'}", "--rights-type=owner_only", "--auth-delay=0"]
     names = {"identity": {"headers": {"X-Remote-User": "preferred_username"}}}
     async with (
         applications.running("radicale", *options, folder=folder) as upstream,

@@ -372,3 +372,33 @@ class TestHowItLooks:
                     await page.goto(f"{url}/oauth2/sign_out")
                 wide = await page.evaluate("document.documentElement.scrollWidth")
                 assert wide <= width, step
+
+
+class TestWebSockets:
+    async def test_f219_f264_a_page_talks_until_its_user_signs_out(self, chromium: Chromium, tmp_path: Path) -> None:
+        async with running_demo(tmp_path) as url, person(chromium) as ann:
+            page = await ann.tab()
+            await page.goto(f"{url}/echo")
+            await sign_in(page, "ann", "ann")
+            await page.wait_for_url(f"{url}/echo")
+            script = """async (url) => {
+                const heard = [];
+                const socket = window.socket = new WebSocket(url, ["chat"]);
+                window.goodbye = new Promise(done => { socket.onclose = event => done([event.code, event.reason]); });
+                await new Promise((done, fail) => { socket.onopen = done; socket.onerror = fail; });
+                for (const size of [0, 1, 125, 126, 65535, 65536, 1000000]) {
+                    const answer = new Promise(done => { socket.onmessage = event => done(event.data); });
+                    socket.send("x".repeat(size));
+                    heard.push((await answer).length);
+                }
+                return [socket.protocol, socket.extensions, heard];
+            }"""
+            protocol, extensions, heard = await page.evaluate(script, f"ws{url.removeprefix('http')}/ws")
+            assert (protocol, heard) == ("chat", [0, 1, 125, 126, 65535, 65536, 1000000])
+            assert extensions == "permessage-deflate", "as agreed between the browser and the application"
+            other = await ann.tab()
+            await other.goto(f"{url}/echo")
+            began = time.monotonic()
+            await other.evaluate("fetch('/oauth2/sign_out', {method: 'POST', redirect: 'manual'})")
+            assert await page.evaluate("window.goodbye") == [1008, "session ended"]
+            assert time.monotonic() - began < 1

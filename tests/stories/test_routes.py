@@ -253,6 +253,37 @@ async def test_pa23_pa24_no_header_decides_for_the_path(field: str) -> None:
         assert backend.connections == 0
 
 
+async def test_who_may_not_write_somewhere_does_not_move_something_there_either() -> None:
+    """Bob may use /, but not /admin/; strangers may write below /public/, and read below /readable/."""
+    denied = [
+        "/admin/x", "{}/admin/x", "http://elsewhere.test/admin/x", "//elsewhere.test/admin/x", "/admin",
+        "/x/../admin/x", "/x/%2e%2e/admin/x", "{}/public/..%2fadmin/x", "/a#/../admin", "admin/x", "{}/admin/x?y",
+    ]  # fmt: skip
+    async with world_with() as (world, backend), world.browser() as bob:
+        await bob.sign_in(f"{world.url}/x", "bob", "bob")
+        cookie = bob.cookies.header(world.url)
+        backend.seen.clear()
+        for method in ("COPY", "MOVE"):
+            for target in denied:
+                field = f"Destination: {target.replace('{}', world.url)}"
+                response = await ask(world.url, message(world.url, f"{method} /x", field, cookie=cookie))
+                assert response.status in {400, 403}, target
+            for fields in (["Destination: /y", "Destination: /admin/x"], ["destination: /admin/x"]):
+                response = await ask(world.url, message(world.url, f"{method} /x", *fields, cookie=cookie))
+                assert response.status in {400, 403}, fields
+            for target in ("/x", "/readable/x", "/public/secret"):
+                field = f"Destination: {world.url}{target}"
+                assert (await ask(world.url, message(world.url, f"{method} /public/x", field))).status == 401, target
+        assert not backend.seen
+        for field in ("Destination: /y", f"Destination: {world.url}/public/y?z", "X: y"):
+            assert (await ask(world.url, message(world.url, "MOVE /x", field, cookie=cookie))).status == 200
+        assert (await ask(world.url, message(world.url, "COPY /public/x", "Destination: /public/y"))).status == 200
+        assert (
+            await ask(world.url, message(world.url, "PUT /x", "Destination: /admin/y", cookie=cookie))
+        ).status == 200
+        assert len(backend.seen) == 5
+
+
 async def test_f169_without_a_rule_there_is_no_way() -> None:
     async with recorder() as backend:
         config = {"upstream": None, "upstreams": {"default": {"url": backend.url}}, "routes": ROUTES}

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from oidc_proxy.server.metrics import exposition
+from tests.frames import TEXT, opened
+from tests.frames import Backend as WebSockets
 from tests.gateway import World, running_world
 from tests.stories.proxied import eventually, get, swallow
 from tests.wire import OK, Peer, Recorder, Request, authority, connected, message, recorder
@@ -99,6 +101,24 @@ async def test_f225_a_chunked_upload_finds_the_server_that_is_up() -> None:
                 await line.send(b"3\r\ndef\r\n0\r\n\r\n")
                 assert (await line.response("POST")).status == 200
             assert backend.last().body == b"abcdef"
+
+
+async def test_f219_f225_a_websocket_finds_the_server_that_is_up_under_its_own_path() -> None:
+    backend, gone = WebSockets(), f"http://127.0.0.1:{free_port()}"
+    async with recorder(backend) as other:
+        config = {
+            "upstream": {"url": gone, "servers": [other.url]},
+            "routes": [{"path": "/chat/", "auth": "none", "strip_prefix": "/chat"}],
+        }
+        async with running_world(config) as world:
+            for _ in range(2):
+                async with opened(world.url, path="/chat/room%2F1?x") as client:
+                    side = await backend.side()
+                    assert side.head.startswith(b"GET /room%2F1?x HTTP/1.1\r\n")
+                    await side.say(TEXT, b"hello")
+                    assert (await client.hear()).payload == b"hello"
+                    side.over.set()
+            assert up(world)[gone] == 0
 
 
 async def test_f225_it_comes_back() -> None:

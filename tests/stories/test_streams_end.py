@@ -163,6 +163,18 @@ async def test_what_needs_no_session_is_not_ended_by_one() -> None:
             assert await flows(stream)
 
 
+async def test_f264_who_loses_the_group_that_a_route_asks_for_loses_what_is_open_there() -> None:
+    routes = [{"path": "/events", "groups": ["/staff/ops"]}]
+    async with running_world({"routes": routes}) as world, world.browser() as ann:
+        await ann.sign_in(f"{world.url}/echo", "ann", "ann")
+        async with opened(world, ann, EVENTS) as stream:
+            world.provider.users["ann"] = replace(world.provider.users["ann"], groups=("/staff/sales",))
+            assert (await ann.post(f"{world.url}/oauth2/refresh", {}, Origin=world.url)).status == 200
+            await rest(stream, within=2)
+        assert world.lines(type="access", path="/events", reason="access_denied")
+        assert not world.app._sessions._holds
+
+
 async def test_f264_the_end_reaches_the_streams_of_another_replica(redis_server: RedisServer) -> None:
     store = {"store": {"type": "redis", "url": redis_server.url}}
     async with running_world(store) as world:
@@ -171,7 +183,11 @@ async def test_f264_the_end_reaches_the_streams_of_another_replica(redis_server:
         async with running_app(beside, world.clock), world.browser() as ann:
             await ann.sign_in(f"{world.url}/echo", "ann", "ann")
             headers = {"Cookie": ann.cookies.header(world.url), "Host": world.url.removeprefix("http://")}
-            async with ann.http.get(f"http://127.0.0.1:{port}{EVENTS}", headers=headers) as stream:
+            there = f"http://127.0.0.1:{port}"
+            socket = await ann.http.ws_connect(f"{there}/ws", headers={**headers, "Origin": world.url})
+            async with ann.http.get(f"{there}{EVENTS}", headers=headers) as stream:
                 assert await flows(stream)
                 await sign_out(world, ann)
                 await rest(stream)
+                seen = await socket.receive(timeout=SOON)
+                assert (seen.data, seen.extra) == (1008, "session ended")

@@ -8,6 +8,7 @@ import hashlib
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -59,12 +60,18 @@ async def test_f219_a_browser_talks_with_the_application() -> None:
             assert (await socket.receive(timeout=5)).data == data
         await socket.send_str("grüße")
         assert (await socket.receive_str(timeout=5)) == "grüße"
+        metrics = world.app.telemetry.metrics
+        assert metrics.websockets == 1
+        assert metrics.requests.series[("/", "GET", 101)] == 1, "it counts as answered, though it is not over"
+        assert not world.lines(type="access", status=101)
         await socket.close(code=4000, message=b"done")
         assert socket.close_code == 1000, "what this application answers"
         await eventually(lambda: world.lines(type="access", status=101))
         (line,) = world.lines(type="access", status=101)
         assert (line["path"], line["sub"], line["decision"]) == ("/ws", world.provider.users["ann"].sub, "allow")
         assert line["bytes_out"] > 2**20
+        assert line["bytes_in"] > 2**20
+        assert metrics.websockets == 0
         handshake_seen = world.backend.requests[-1].headers
         assert handshake_seen["X-Forwarded-Preferred-Username"] == "ann"
         assert "oidc_proxy" not in handshake_seen.get("Cookie", "")
@@ -327,6 +334,26 @@ async def test_f264_a_session_that_expires_and_one_that_lives_on() -> None:
         await second.close()
 
 
+async def test_f264_who_loses_the_group_that_a_route_asks_for_loses_what_is_open_there() -> None:
+    routes = [{"path": "/ops/", "groups": ["/staff/ops"]}]
+    async with running_world({"routes": routes}) as world, world.browser() as browser:
+        await browser.sign_in(f"{world.url}/x", "ann", "ann")
+        ops, other = await browser.websocket(f"{world.url}/ops/ws"), await browser.websocket(f"{world.url}/ws")
+        await browser.post(f"{world.url}/oauth2/refresh", {}, Origin=world.url)
+        await asyncio.sleep(1.2)  # longer than it takes to look
+        await ops.send_str("still in the group")
+        assert await ops.receive_str(timeout=1) == "still in the group"
+        world.provider.users["ann"] = replace(world.provider.users["ann"], groups=("/staff/sales",))
+        await browser.post(f"{world.url}/oauth2/refresh", {}, Origin=world.url)
+        seen = await ops.receive(timeout=1.5)
+        assert (seen.type, seen.data, seen.extra) == (WSMsgType.CLOSE, 1008, "access denied")
+        await eventually(lambda: world.lines(type="access", status=101, reason="access_denied"))
+        await other.send_str("here it does not matter")
+        assert await other.receive_str(timeout=1) == "here it does not matter"
+        await other.close()
+        await nothing_left(world)
+
+
 async def test_f264_in_the_middle_of_a_frame_there_is_no_place_for_another() -> None:
     """The client's is whole, so it is told to the backend; the backend's is not, so the client's connection breaks."""
     async with world_with(script=(script := Backend())) as (world, _):
@@ -389,6 +416,24 @@ async def test_a_silent_websocket_is_closed_and_pings_keep_it_open() -> None:
         assert (await client.hear(3)).close == (1001, "idle")
         assert (await backend.hear()).close == (1001, "idle")
         await eventually(lambda: world.lines(type="access", status=101, reason="idle_timeout"))
+
+
+@pytest.mark.parametrize("sender", ["client", "backend"])
+async def test_br6_a_message_that_is_too_large_does_not_pass(sender: str) -> None:
+    routes = [{"path": "/public/", "auth": "none", "websocket": {"max_message": "100KiB"}}]
+    async with pair({"routes": routes}) as (world, client, backend):
+        one, other = (client, backend) if sender == "client" else (backend, client)
+        for _ in range(3):
+            await one.say(BINARY, b"x" * 100 * 1024)
+            assert len((await other.hear()).payload) == 100 * 1024
+        await one.raw(
+            framed(TEXT, b"before", masked=one.masks) + framed(BINARY, b"x" * (100 * 1024 + 1), masked=one.masks)
+        )
+        assert (await other.hear()).payload == b"before"
+        assert (await other.hear()).close == (1009, "message too big")
+        assert (await one.hear()).close == (1009, "message too big")
+        assert (await one.ended(), await other.ended()) == (b"", b"")
+        await eventually(lambda: world.lines(type="access", status=101, reason="message_too_big"), 4)
 
 
 async def test_a_client_that_is_gone_is_gone_for_the_backend() -> None:

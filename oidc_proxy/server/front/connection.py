@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import socket
 import struct
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 from aiohttp import http_parser, web, web_protocol
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import HttpVersion11, RawRequestMessage
+from aiohttp.http import HttpVersion11, RawRequestMessage, StreamWriter
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
@@ -116,17 +117,6 @@ class ClientRequest(web.BaseRequest):
         if not isinstance(protocol, FrontProtocol):
             raise TypeError("not one of our connections")
         return protocol.leave(heir)
-
-
-def client_request(
-    message: RawRequestMessage,
-    payload: StreamReader,
-    protocol: web.RequestHandler,
-    writer: AbstractStreamWriter,
-    task: asyncio.Task[None],
-) -> ClientRequest:
-    """What aiohttp makes requests with. The loop is the connection's: asking for the running one is a system call."""
-    return ClientRequest(message, payload, protocol, writer, task, protocol._loop)
 
 
 class _Refusal(web.StreamResponse):
@@ -258,6 +248,78 @@ class FrontProtocol(web.RequestHandler):
         self._current_request = None
         super().connection_lost(None)
         return Left(wire, arrived, float(self._timeouts.write), owner.forget)
+
+    # ── one request after the other ──
+
+    async def start(self) -> None:
+        """Answer what arrives. In the place of aiohttp's, which makes a task and a timer of every request."""
+        try:
+            while not self._force_close and await self._answer(*await self._next()):
+                pass
+        except asyncio.CancelledError:
+            self.force_close()
+            raise
+        except Exception as error:
+            self.log_exception("Unhandled exception", exc_info=error)
+            self.force_close()
+        if not self._force_close:
+            self._task_handler = None
+            if self.transport is not None:
+                self.transport.close()
+
+    async def _next(self) -> tuple[RawRequestMessage | web_protocol._ErrInfo, StreamReader]:
+        """The next request, or what stands for one that cannot be read."""
+        if not self._messages:
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        arrived = self._messages.popleft()
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+        return arrived
+
+    async def _answer(self, message: RawRequestMessage | web_protocol._ErrInfo, payload: StreamReader) -> bool:
+        """Answer it; whether another may follow."""
+        unreadable = message if isinstance(message, web_protocol._ErrInfo) else None
+        head = web_protocol.ERROR if unreadable else message
+        loop, handler = self._loop, self._request_handler
+        # Not the running loop: asking for that is a system call.
+        request = ClientRequest(head, payload, self, StreamWriter(self, loop), self._task_handler, loop)  # type: ignore[arg-type]
+        self._current_request, self._request_in_progress = request, True
+        try:
+            if unreadable:
+                response = self.handle_error(request, unreadable.status, unreadable.exc, unreadable.message)
+            else:
+                response = await handler(request)  # type: ignore[misc]
+            self._current_request = None
+            _, lost = await self.finish_response(request, response, None)
+        except ConnectionError:
+            return False
+        finally:
+            self._current_request, self._request_in_progress = None, False
+            request._task = None  # type: ignore[assignment]  # a cycle
+            if self._handler_waiter is not None and not self._handler_waiter.done():
+                self._handler_waiter.set_result(None)
+        if lost or not response.keep_alive or not await self._read_out(payload):
+            return False
+        return not self._close
+
+    async def _read_out(self, payload: StreamReader) -> bool:
+        """Drop what nobody read of a body, if it ends soon; whether it has.
+
+        To close before would make the system send a reset, which can overtake the answer (RFC 9112 §9.6).
+        """
+        if payload.is_eof():
+            return True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                while not payload.is_eof():
+                    await payload.readany()
+        return payload.is_eof()
 
     # ── what arrives ──
 
@@ -498,7 +560,3 @@ class FrontProtocol(web.RequestHandler):
         request = self._current_request
         mark = (id(request), request.writer.output_size - size) if request is not None else (0, -size)
         return self._unread.seconds(mark, now) > self._timeouts.write
-
-    def _process_keepalive(self) -> None:
-        """aiohttp's own timer, which cannot tell an idle connection from half a head: ``review`` does."""
-        self._keepalive_handle = None

@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from oidc_proxy.server.front.connection import LINGER, FrontProtocol, Reviewed, Witness, client_request
+from oidc_proxy.server.front.connection import LINGER, FrontProtocol, Reviewed, Witness
 from oidc_proxy.server.front.settings import HttpSettings
 from oidc_proxy.server.front.tls import ServerTls
 from oidc_proxy.values import Instant
@@ -48,7 +48,7 @@ class Listener:
 
     async def open(self, sockets: Sequence[socket.socket]) -> None:
         """Accept connections from these sockets, which are closed with the listener."""
-        self.server = web.Server(self._handler, request_factory=client_request, handler_cancellation=True)
+        self.server = web.Server(self._handler, handler_cancellation=True)
         self._sockets = sockets
         for each in sockets:
             # The event loop gets its own descriptor, since ours must be there when the loop's is closed.
@@ -75,7 +75,7 @@ class Listener:
         options: dict[str, Any] = {
             "access_log": None,
             "auto_decompress": False,
-            "keepalive_timeout": 86400.0,  # ours are reviewed
+            "keepalive_timeout": 0,  # ours are reviewed
             "max_line_size": int(limits.url_bytes),
             # Never equal to the one above: aiohttp's error says only the number.
             "max_field_size": int(limits.header_bytes) + (limits.header_bytes == limits.url_bytes),

