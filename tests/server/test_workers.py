@@ -194,8 +194,10 @@ async def test_f244_a_worker_that_is_killed_is_replaced_and_no_connection_is_ref
 ) -> None:
     async with gang(tmp_path, redis_server) as (gateway, _, _):
         cookie = await signed_in(gateway)
+        async with lines(gateway, 16) as several:
+            assert [await asked(gateway, line, cookie) for line in several] == [200] * 16
         before = gateway.pids()
-        failures = 0
+        failures, counted = 0, await metric(gateway, "oidc_proxy_http_requests_total")
 
         async def visits(count: int) -> None:
             nonlocal failures
@@ -213,6 +215,8 @@ async def test_f244_a_worker_that_is_killed_is_replaced_and_no_connection_is_ref
         assert len(gateway.pids()) == 2
         assert before[0] not in gateway.pids()
         await gateway.until("/readyz", 200)
+        assert await metric(gateway, "oidc_proxy_http_requests_total") == counted + 100, "no sum goes down"
+        assert await metric(gateway, "oidc_proxy_workers ") == 2
         gateway.signal(signal.SIGTERM)
         assert await gateway.exit_status() == 0
 
