@@ -20,6 +20,7 @@ from ..values import Instant, Secret
 from .account import Account
 from .admin.health import Health
 from .admin.listener import Admin
+from .admin.peers import Ledger
 from .admin.sessions import Administration
 from .archive import Archive, SignedIn
 from .cache import Cache
@@ -195,6 +196,7 @@ class App:
                 upstream.watch()
         doors = doors or Doors.open(self.config)[0]
         await self._private.open(doors.admin)
+        self.admin.health.inherit(Ledger(doors.ledger))
         await self.admin.health.peers.open(doors.private, doors.peers, doors.worker)
         await self._redirect.open(doors.redirect)
         await self._public.open(doors.public)

@@ -17,7 +17,8 @@ class Doors:
     """What one process listens on.
 
     ``peers`` has the names of the sockets on which the workers of this gateway ask one another, in their order, and
-    ``worker`` says which of them this one is; with a single process there are none.
+    ``worker`` says which of them this one is; with a single process there are none. ``ledger`` is memory, as a file, in
+    which a worker leaves to its successor what it has counted.
     """
 
     public: Sockets
@@ -26,6 +27,7 @@ class Doors:
     private: Sockets = ()
     peers: tuple[bytes, ...] = ()
     worker: int = 0
+    ledger: int | None = None
 
     @classmethod
     def open(cls, config: Config) -> list[Self]:
@@ -38,7 +40,7 @@ class Doors:
         private = [_private() for _ in range(count)] if count > 1 else []
         names = tuple(each.getsockname() for each in private)
         return [
-            cls(public[number], redirect[number], admin, private[number : number + 1], names, number)
+            cls(public[number], redirect[number], admin, private[number : number + 1], names, number, _ledger(count))
             for number in range(count)
         ]
 
@@ -56,6 +58,10 @@ class Doors:
 def forget_doors(config: Config) -> None:
     """Remove what would be left in the file system."""
     forget_socket(config.listen.address)
+
+
+def _ledger(workers: int) -> int | None:
+    return os.memfd_create("oidc_proxy-ledger") if workers > 1 else None
 
 
 def _private() -> socket.socket:

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,14 +17,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import yaml
+from cryptography import x509
 
 from oidc_proxy.demo.backend import Behaviour
 from tests.gateway import client_for, merged, settings_for
 from tests.real.parts import free_port
 from tests.real.redis import RedisServer
 from tests.serving import COMMAND, Serving, serving
+from tests.stories.tls import another_certificate, certificate
 from tests.wire import Line, connected, message
 from tests.world import Backend, Browser, Provider, running_backend, running_provider
 
@@ -190,8 +194,10 @@ async def test_f244_a_worker_that_is_killed_is_replaced_and_no_connection_is_ref
 ) -> None:
     async with gang(tmp_path, redis_server) as (gateway, _, _):
         cookie = await signed_in(gateway)
+        async with lines(gateway, 16) as several:
+            assert [await asked(gateway, line, cookie) for line in several] == [200] * 16
         before = gateway.pids()
-        failures = 0
+        failures, counted = 0, await metric(gateway, "oidc_proxy_http_requests_total")
 
         async def visits(count: int) -> None:
             nonlocal failures
@@ -209,6 +215,8 @@ async def test_f244_a_worker_that_is_killed_is_replaced_and_no_connection_is_ref
         assert len(gateway.pids()) == 2
         assert before[0] not in gateway.pids()
         await gateway.until("/readyz", 200)
+        assert await metric(gateway, "oidc_proxy_http_requests_total") == counted + 100, "no sum goes down"
+        assert await metric(gateway, "oidc_proxy_workers ") == 2
         gateway.signal(signal.SIGTERM)
         assert await gateway.exit_status() == 0
 
@@ -338,6 +346,23 @@ class Load:
             assert (response.status, response.all("connection")) == (200, [b"close"])
             self.answered += 1
 
+    async def websocket(self) -> None:
+        """Messages come back, until the server says that it goes away."""
+        async with aiohttp.ClientSession() as http:
+            headers = {"Origin": self._gateway.url, "Cookie": self._cookie}
+            url = f"{self._gateway.url}/ws"
+            async with http.ws_connect(url, headers=headers, autoclose=False) as opened:
+                while True:
+                    with contextlib.suppress(ConnectionError):  # the good-bye may be here, unread
+                        await opened.send_str("hello")
+                    got = await opened.receive(5)
+                    if got.type is not aiohttp.WSMsgType.TEXT:
+                        break
+                    assert got.data == "hello"
+                    self.answered += 1
+                    await asyncio.sleep(0.01)
+                assert (got.type, got.data) == (aiohttp.WSMsgType.CLOSE, 1001)
+
     async def event_stream(self) -> None:
         """Events, until the regular end of the stream."""
         async with connected(self._gateway.url) as line:
@@ -359,6 +384,7 @@ async def test_f232_sigterm_under_load_fails_no_request_that_was_accepted(
         load.start(load.slow_upload, 4)
         load.start(load.half_a_head, 4)
         load.start(load.event_stream, 4)
+        load.start(load.websocket, 4)
         await asyncio.sleep(1)
         began = time.monotonic()
         gateway.signal(signal.SIGTERM)
@@ -398,6 +424,75 @@ async def test_f232_what_takes_longer_than_the_drain_is_seen_to_be_cut_off(tmp_p
             assert response.cut
             assert 0.9 < time.monotonic() - began < 2
         assert await gateway.exit_status() == 0
+
+
+# ── TLS ──
+
+
+async def test_f234_every_worker_has_the_new_certificate_and_fails_nobody(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    old, new = certificate(), another_certificate()
+    both = ssl.create_default_context(cadata=old[0] + new[0])
+    file, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    file.write_text(old[0])
+    key.write_text(old[1])
+    port = free_port()
+    url = f"https://app.test:{port}"
+    async with (
+        running_provider(clients=[client_for(url)], path="/realms/demo") as provider,
+        running_backend() as backend,
+    ):
+        usual = settings_for(port, provider, backend)
+        usual["listen"] |= {"workers": 2, "tls": {"cert_file": str(file), "key_file": str(key)}}
+        usual |= {"public_url": url, "store": {"type": "redis", "url": redis_server.url}}
+        usual["routes"] = [{"path": "/", "auth": "none"}]
+        broken: list[object] = []
+        seen: list[bytes] = []
+
+        async def visit() -> None:
+            """A few requests over one connection."""
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=both, server_hostname="app.test")
+            seen.append(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
+            line = Line(reader, writer)
+            for _ in range(5):
+                await line.send(message(url, "GET /echo"))
+                response = await line.response()
+                assert (response.status, response.cut) == (200, False)
+                if b"close" in response.all("connection"):
+                    break
+            writer.close()
+
+        async def visits() -> None:
+            try:
+                while True:
+                    await visit()
+            except ConnectionRefusedError:
+                return
+            except Exception as error:
+                broken.append(error)
+
+        async with serving(usual, tmp_path) as gateway:
+            load = [asyncio.ensure_future(visits()) for _ in range(4)]
+            await until(lambda: len(seen) > 20)
+            file.write_text(new[0])
+            key.write_text(new[1])
+            await until(lambda: len(gateway.lines(event="files.reloaded")) == 2)
+            after = len(seen)
+            await until(lambda: len(seen) > after + 40 or bool(broken))
+            gateway.process._signal(signal.SIGTERM)
+            await asyncio.wait_for(asyncio.gather(*load), 15)
+        assert broken == []
+        assert {certificate_number(each) for each in seen[:20]} == {certificate_number_of(old)}
+        assert {certificate_number(each) for each in seen[after + 4 :]} == {certificate_number_of(new)}
+
+
+def certificate_number(encoded: bytes) -> int:
+    return x509.load_der_x509_certificate(encoded).serial_number
+
+
+def certificate_number_of(pair: tuple[str, str]) -> int:
+    return x509.load_pem_x509_certificate(pair[0].encode()).serial_number
 
 
 # ── where it listens ──

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import secrets
 import ssl
 import tempfile
 from pathlib import Path
@@ -16,8 +17,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 @functools.cache
 def certificate() -> tuple[str, str]:
     """PEM of a self-signed certificate for the names of tests, and of its key."""
+    return another_certificate()
+
+
+def another_certificate() -> tuple[str, str]:
+    """One more."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "tests")])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"tests {secrets.token_hex(4)}")])
     names = [x509.DNSName(text) for text in ("app.test", "a.apps.test", "localhost")]
     day = datetime.timedelta(days=1)
     now = datetime.datetime.now(datetime.UTC)

@@ -9,12 +9,12 @@ from typing import Any
 from aiohttp import web
 
 from ...errors import ProxyError
-from ..metrics import Snapshot, merge, negotiated
+from ..metrics import Snapshot, lasting, merge, negotiated
 from ..provider import ProviderClient
 from ..store import Store
 from ..telemetry import Telemetry
 from .answers import answer
-from .peers import Peers
+from .peers import Ledger, Peers
 
 PATIENCE = 1.0
 """Seconds that a readiness check may take."""
@@ -27,6 +27,7 @@ class Health:
         self._store, self._provider, self._telemetry = store, provider, telemetry
         self._require_store = require_store
         self.draining = False
+        self._ledger = Ledger(None)
         self.peers = Peers({"state": self._state, "metrics": self._counted})
 
     async def live(self) -> web.Response:
@@ -64,8 +65,15 @@ class Health:
         return web.Response(body=body, headers={"Content-Type": media_type})
 
     async def _counted(self) -> Snapshot:
-        """What this worker has counted."""
-        return self._telemetry.metrics.snapshot()
+        """What this worker has counted, and those before it in its place."""
+        snapshot = self._telemetry.metrics.snapshot()
+        self._ledger.keep(lasting(snapshot))
+        return snapshot
+
+    def inherit(self, ledger: Ledger) -> None:
+        """Count on from what is in the ledger, and keep it up."""
+        self._ledger, past = ledger, ledger.read()
+        self._telemetry.metrics.include(lambda: past)
 
 
 def _word(state: dict[str, Any] | None) -> str:

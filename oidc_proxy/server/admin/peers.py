@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from ..metrics import Snapshot
+
 PATIENCE = 1.5
 """Seconds that another worker may take: more than what it waits for itself."""
 
@@ -79,6 +81,28 @@ async def _said(name: bytes, question: str) -> Any:
         return msgspec.json.decode(await reader.read())
     finally:
         writer.close()
+
+
+class Ledger:
+    """What a worker has told of its counts, kept for its successor: a sum over workers must never go down."""
+
+    def __init__(self, file: int | None) -> None:
+        self._file = file
+
+    def read(self) -> Snapshot:
+        """What was kept last; nothing if there was nobody before, or it was cut off while it wrote."""
+        if self._file is None:
+            return []
+        try:
+            return msgspec.json.decode(os.pread(self._file, os.fstat(self._file).st_size, 0), type=Snapshot)
+        except msgspec.DecodeError:
+            return []
+
+    def keep(self, snapshot: Snapshot) -> None:
+        if self._file is not None:
+            text = msgspec.json.encode(snapshot)
+            os.pwrite(self._file, text, 0)
+            os.ftruncate(self._file, len(text))
 
 
 def _same_user(connection: socket.socket) -> bool:
