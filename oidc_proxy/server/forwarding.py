@@ -124,6 +124,8 @@ class Forwarding:
         if way.keeps_authorization and any(name.lower() == b"authorization" for name, _ in headers):
             user = HeaderPlan(user.without({b"authorization"}))
         headers.append((b"X-Request-Id", head.request_id.encode()))
+        if way.upstream.settings.via:
+            headers.append(_VIA)  # behind what those before us say (RFC 9110 §7.6.3)
         if way.fixed_names:
             return _beside(way, headers), _beside_lines(way, (arrival, way.own, user))
         return headers, b"".join((arrival.lines, way.own.lines, user.lines))
@@ -221,9 +223,7 @@ def _way(route: Route, upstreams: Mapping[str, Backend], headers: HeaderFilter) 
         cookie_path=settings.rewrite_cookie_path,
         cookie_domain=settings.rewrite_cookie_domain,
     )
-    own = {"Via": "1.1 oidc_proxy"} if settings.via else {}
-    if route.rewriting is not None and route.rewriting.prefix:
-        own["X-Forwarded-Prefix"] = route.rewriting.prefix
+    prefix = route.rewriting.prefix if route.rewriting is not None else ""
     return _Way(
         name,
         upstreams[name],
@@ -233,7 +233,7 @@ def _way(route: Route, upstreams: Mapping[str, Backend], headers: HeaderFilter) 
         None if timeout is None else Waits.of(timeout, timeout),
         addresses or None,
         None if settings.host_header == "public" else upstreams[name].authority.decode(),
-        _plan(own),
+        _plan({"X-Forwarded-Prefix": prefix} if prefix else {}),
         _plan(settings.fixed_headers),
         frozenset(map(canonical_name, settings.fixed_headers)),
     )
@@ -255,6 +255,7 @@ def _beside_lines(way: _Way, plans: Iterable[HeaderPlan]) -> bytes:
 
 
 _NOBODY = HeaderPlan(())
+_VIA = (b"Via", b"1.1 oidc_proxy")
 
 
 def _arrival(origin: Origin, client: str, peer: str, host: str | None, forwarded: bool) -> HeaderPlan:

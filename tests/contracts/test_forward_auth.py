@@ -434,10 +434,10 @@ async def test_a_mistake_of_ours_never_lets_pass(name: str, monkeypatch: pytest.
     async with asked_world() as world:
         cookie = await cookie_of(world, "ann")
 
-        async def broken(*_: object) -> None:
+        def broken(*_: object) -> None:
             raise RuntimeError("a defect")
 
-        monkeypatch.setattr(world.app._sessions, "current", broken)
+        monkeypatch.setattr(world.app._sessions, "at_hand", broken)
         response = await ask(world.url, ASKERS[name].question(world, "GET", "/page", cookie=cookie))
         assert response.status == {"envoy": 403, "oauth2_proxy": 401}.get(name, 500)
         assert world.lines(event="internal_error")

@@ -375,7 +375,7 @@ async def test_f222_the_backend_sees_our_certificate(pem: Path) -> None:
     tls = {"ca_file": pem / "ca.pem", "cert_file": pem / "ca.pem", "key_file": pem / "key.pem"}
     async with secure(context, tls) as (world, seen):
         assert (await get(world)).status == 200
-        assert seen[0]["subject"] == ((("commonName", "tests"),),)
+        assert [pair[0].startswith("tests") for ((_, *pair),) in seen[0]["subject"]] == [True]
     async with secure(context, {"ca_file": pem / "ca.pem"}) as (world, _):
         assert (await get(world)).status == 502
 
