@@ -260,6 +260,17 @@ def _lives(pid: int) -> bool:
 
 
 @pytest.mark.slow
+async def test_f244_a_worker_that_hangs_is_replaced(redis_server: RedisServer, tmp_path: Path) -> None:
+    async with gang(tmp_path, redis_server) as (gateway, _, _):
+        stuck = gateway.pids()[1]
+        os.kill(stuck, signal.SIGSTOP)
+        await until(lambda: stuck not in gateway.pids(), 40)
+        assert [line["pid"] for line in gateway.lines(event="worker.hung")] == [stuck]
+        await until(lambda: len(gateway.lines(event="worker.ready")) == 3)
+        await gateway.until("/readyz", 200)
+
+
+@pytest.mark.slow
 async def test_f232_a_worker_that_does_not_end_is_killed_in_the_end(redis_server: RedisServer, tmp_path: Path) -> None:
     http = {"timeouts": {"drain_max": "1s"}}
     async with gang(tmp_path, redis_server, http=http) as (gateway, _, _):
