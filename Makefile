@@ -14,10 +14,10 @@ APPLICATIONS := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb")
 PURE := values errors messages caching rewriting tokens oidc identity sessions websocket policy pages forward_auth
 INTO := .
 
-.PHONY: help install demo test bench coverage check docs lock
+.PHONY: help install demo test bench bench-all coverage check docs lock
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
 install: .venv/installed ## make .venv with everything that the program and its tests need
 
@@ -42,6 +42,10 @@ test: install ## tests; those with real servers, browsers and applications where
 
 bench: install ## CPU per request beside nginx, mod_auth_openidc and oauth2-proxy. ARGS=--quick for a first look
 	$(BIN)/python -m bench $(ARGS)
+
+bench-all: install ## that, and large bodies, workers, thousands of connections, the drain. ARGS=--quick as above
+	@for part in "" .transfers .workers .crowds .drain; do \
+		echo "## bench$$part"; echo; $(BIN)/python -m bench$$part $(ARGS) || exit 1; echo; done
 
 coverage: install ## every branch of each pure module, by that module's own tests
 	@for module in $(PURE); do \

@@ -18,6 +18,7 @@ from oidc_proxy.demo.directory import ANN, Client, Lifetimes, User
 from oidc_proxy.demo.provider import Provider
 from tests.real.parts import Unavailable, free_port
 from tests.real.redis import RedisServer
+from tests.world import Browser
 
 PATH = "/page"
 """The only address that the backend knows; everything else is 404."""
@@ -40,15 +41,24 @@ class Ground:
     no_redis: str = ""
     _status: int = 0
     _asked: int = 0
+    _databases: int = 0
     _programs: list[Program] = field(default_factory=list)
+    _behind: list[Program] = field(default_factory=list)
 
-    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> Program:
-        """A program of a peer, on the peers' core."""
-        return self._start(name, command, self.core, environment)
+    def start(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        *,
+        behind: bool = False,
+    ) -> Program:
+        """A program of a peer, on the peers' core. ``behind`` has it where the load is, as a backend must be."""
+        return self._start(name, command, environment, behind=behind)
 
-    def start_nginx(self, name: str, config: str) -> Program:
-        """An nginx of a peer with one worker; ``config`` is what stands in its http block."""
-        return self._start(name, self._nginx_command(name, config), self.core)
+    def start_nginx(self, name: str, config: str, *, behind: bool = False) -> Program:
+        """An nginx with one worker; ``config`` is what stands in its http block."""
+        return self._start(name, self._nginx_command(name, config), behind=behind)
 
     def client(self, name: str, redirect_uri: str) -> Client:
         """Make a peer known to the provider."""
@@ -56,11 +66,32 @@ class Ground:
             Client(client_id=name, secret=secrets.token_urlsafe(24), redirect_uris=(redirect_uri,))
         )
 
-    def redis_url(self, database: int) -> str:
-        """A database for one peer alone. Missing if there is no Redis."""
+    def load_cpu(self) -> float:
+        """Seconds of CPU that the load and the backends have used so far."""
+        times = os.times()  # of children: every wrk that has ended
+        own = times.user + times.system + times.children_user + times.children_system
+        return own + sum(program.cpu() for program in self._behind)
+
+    def database(self) -> int:
+        """A database of Redis that nobody else uses. Missing if there is no Redis."""
         if self.redis is None:
             raise Missing(self.no_redis)
-        return self.redis.url_for(None, None, database)
+        self._databases += 1
+        return self._databases
+
+    def redis_url(self) -> str:
+        """Such a database, as a URL."""
+        database = self.database()
+        return self.redis.url_for(None, None, database) if self.redis else ""
+
+    async def sign_in(self, url: str) -> str:
+        """The Cookie header of a browser that has gone there and signed in."""
+        async with Browser() as browser:
+            page = await browser.sign_in(url, self.user.username, self.user.password)
+            cookie = browser.cookies.header(url)
+        if page.status != 200 or not cookie:
+            raise RuntimeError(f"the sign-in ended with status {page.status}{'' if cookie else ', without a cookie'}")
+        return cookie
 
     async def backend_requests(self, http: aiohttp.ClientSession) -> int:
         """How many requests the backend has answered so far, but for those to this very counter."""
@@ -98,14 +129,17 @@ class Ground:
     listen 127.0.0.1:{self._status};
     location = /status {{ stub_status; }}
   }}"""
-        program = self._start("backend", self._nginx_command("backend", config), None)
+        program = self.start_nginx("backend", config, behind=True)
         await program.ready(self.backend)
 
     def _start(
-        self, name: str, command: Sequence[str], core: int | None, environment: Mapping[str, str] | None = None
+        self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None, *, behind: bool
     ) -> Program:
+        core = None if behind else self.core
         program = Program(command, self.folder / f"{name}.log", core=core, environment=environment)
         self._programs.append(program)
+        if behind:
+            self._behind.append(program)
         return program
 
     def _nginx_command(self, name: str, config: str) -> list[str]:
@@ -144,9 +178,9 @@ def _folder(path: str) -> Path:
 
 
 @asynccontextmanager
-async def prepared() -> AsyncIterator[Ground]:
-    """The ground, and its end. Missing if there is no nginx."""
-    load, core = cores()
+async def prepared(*, pinned: bool = True) -> AsyncIterator[Ground]:
+    """The ground, and its end; unless ``pinned``, everybody may use every core. Missing if there is no nginx."""
+    load, core = cores() if pinned else (sorted(os.sched_getaffinity(0)), None)
     os.sched_setaffinity(0, load)
     async with AsyncExitStack() as stack:
         folder = _folder(stack.enter_context(tempfile.TemporaryDirectory(prefix="oidc-proxy-bench-")))

@@ -62,20 +62,30 @@ class Burst:
 
 
 async def burst(
-    wrk: str, folder: Path, url: str, headers: Mapping[str, str], seconds: float, rate: float | None = None
+    wrk: str,
+    folder: Path,
+    url: str,
+    headers: Mapping[str, str],
+    seconds: float,
+    rate: float | None = None,
+    connections: int = CONNECTIONS,
 ) -> Burst:
-    """Load for so many seconds: as much as 32 connections can, or about ``rate`` requests a second.
+    """Load for so many seconds: as much as the connections can, or about ``rate`` requests a second.
 
     For a rate, every connection waits before each request for a time drawn evenly from 0 to twice the mean; what the
     server makes of it is measured from the moment that the request is written.
     """
     script = folder / "load.lua"
-    pace = "" if rate is None else f"function delay() return math.floor({2 * _pause(rate)} * math.random() + 0.5) end"
+    pace = (
+        ""
+        if rate is None
+        else f"function delay() return math.floor({2 * _pause(rate, connections)} * math.random() + 0.5) end"
+    )
     lines = "\n".join(f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}" for name, value in headers.items())
     script.write_text(SCRIPT.format(headers=lines, pace=pace))
     script.chmod(0o600)
     process = await asyncio.create_subprocess_exec(
-        *(wrk, "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", "--timeout", "5s", "-s", str(script), url),
+        *(wrk, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "5s", "-s", str(script), url),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -86,6 +96,6 @@ async def burst(
     return Burst(**json.loads(result))
 
 
-def _pause(rate: float) -> float:
+def _pause(rate: float, connections: int) -> float:
     """Milliseconds between the end of one request and the next of the same connection, for this rate of all."""
-    return max(0.0, 1000 * CONNECTIONS / rate - 1000 / rate)
+    return max(0.0, 1000 * connections / rate - 1000 / rate)

@@ -97,6 +97,17 @@ class Program:
         lines = self._output.read_text(errors="replace").splitlines()[-15:]
         raise RuntimeError(f"{self._process.args!r} does not listen on port {port}:\n" + "\n".join(lines))
 
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    async def exited(self, seconds: float) -> int | None:
+        """Its exit status as soon as it has one; None if it runs for longer than that."""
+        for _ in range(int(seconds / 0.01)):
+            if self._process.poll() is not None:
+                break
+            await asyncio.sleep(0.01)
+        return self._process.returncode
+
     def stop(self) -> None:
         """SIGTERM, and SIGKILL after five seconds."""
         self._process.terminate()
@@ -105,6 +116,12 @@ class Program:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def machine_busy() -> float:
+    """Seconds of CPU that the whole machine has used so far, whoever it was."""
+    fields = list(map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]))
+    return (sum(fields) - fields[3] - fields[4]) / TICKS  # all but idle and waiting for a disk
 
 
 def _stats() -> dict[int, list[str]]:

@@ -48,6 +48,11 @@ def table(rows: Sequence[Figures], against: Mapping[str, str]) -> str:
     ]  # fmt: skip
     lines = [heads, [":---", *["---:"] * (len(heads) - 1)]]
     lines += [[row.name, *_cells(row, list(base.values()))] for row in rows]
+    return markdown(lines)
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Rows of a table; the second one says how the columns are aligned."""
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Self, TypeAlias
@@ -317,38 +317,35 @@ class OwnCookies:
         """
         return self.owns(line.partition(b";")[0].lstrip(b" \t="))
 
-    def read(self, raw_headers: RawHeaders) -> dict[str, str]:
+    def read(self, raw_headers: RawHeaders) -> Mapping[str, str]:
         """Our cookies by name. One that comes twice is not there: neither can be told to be ours."""
-        found: dict[str, str] = {}
-        twice: set[str] = set()
-        for header, line in raw_headers:
-            if len(header) == 6 and header.lower() == b"cookie":
-                for name, value in self._halves(line)[0]:
-                    if name in found:
-                        twice.add(name)
-                    found[name] = value
-        return {name: value for name, value in found.items() if name not in twice} if twice else found
+        lines = [line for header, line in raw_headers if len(header) == 6 and header.lower() == b"cookie"]
+        return self._halves(lines[0] if len(lines) == 1 else b";".join(lines))[0]
 
     def strip(self, line: bytes) -> bytes:
         """A Cookie header's value without ours, the others byte for byte; empty if nothing is left."""
         return self._halves(line)[1]
 
-    def _halves(self, line: bytes) -> tuple[Sequence[tuple[str, str]], bytes]:
+    def _halves(self, line: bytes) -> tuple[Mapping[str, str], bytes]:
         """Our cookies in a Cookie header's value, and the value without them."""
         return self._split_before(line) if len(line) <= _REMEMBERED_LINE else self._split(line)
 
-    def _split(self, line: bytes) -> tuple[Sequence[tuple[str, str]], bytes]:
+    def _split(self, line: bytes) -> tuple[Mapping[str, str], bytes]:
         if self._hint not in line.lower():
-            return (), line
-        ours: list[tuple[str, str]] = []
+            return {}, line
+        ours: dict[str, str] = {}
+        twice: set[str] = set()
         others: list[bytes] = []
         for pair in line.split(b";"):
             if not self.owns(pair):
                 others.append(pair)
             name, _, value = pair.strip(b" \t").partition(b"=")
             if self._made.fullmatch(name):
-                ours.append((name.decode("ascii"), value.decode("latin-1")))
-        return ours, b";".join(others).strip(b" \t")
+                text = name.decode("ascii")
+                twice |= {text} & ours.keys()
+                ours[text] = value.decode("latin-1")
+        once = {name: value for name, value in ours.items() if name not in twice}
+        return once, b";".join(others).strip(b" \t")
 
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -401,11 +398,30 @@ NEVER_FROM_BACKENDS = frozenset({
 NEVER_PREFIXES = ("x-forwarded-", "x-auth-request-")
 
 
+_FIELD_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_NOT_IN_VALUES = re.compile(rb"[\r\n\0]")
+
+
 @dataclass(frozen=True, slots=True)
 class HeaderPlan:
-    """What announces the user to the backend: header lines to add, after everything of those names was removed."""
+    """Headers of our own making, once for many requests: set after everything of those names was removed.
+
+    ValueError for what would be more than these headers (RFC 9110 §5.5).
+    """
 
     set: tuple[tuple[bytes, bytes], ...]
+    lines: bytes = field(init=False, repr=False, compare=False)
+    """The same, as they are sent."""
+
+    def __post_init__(self) -> None:
+        for name, value in self.set:
+            if not _FIELD_NAME.fullmatch(name) or _NOT_IN_VALUES.search(value):
+                raise ValueError("a header name that is none, or a line break or NUL in a value")
+        object.__setattr__(self, "lines", b"".join([b"%b: %b\r\n" % header for header in self.set]))
+
+    def without(self, names: Container[bytes]) -> tuple[tuple[bytes, bytes], ...]:
+        """The headers but for those whose names, in lower case, are among ``names``."""
+        return tuple(header for header in self.set if header[0].lower() not in names)
 
 
 class HeaderFilter:

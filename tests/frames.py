@@ -102,12 +102,16 @@ class Backend:
     def __init__(self, *fields: str, status: str = "101 Switching Protocols", behind: bytes = b"") -> None:
         self.opened: asyncio.Queue[Side] = asyncio.Queue()
         self.fields, self.status, self.behind = fields, status, behind
+        self.ready = asyncio.Event()
+        """Whether to answer handshakes now."""
+        self.ready.set()
         self.accept: bytes | None = None
         """What to say instead of the right thing."""
 
     async def __call__(self, peer: Peer) -> None:
         while b"\r\nupgrade: " not in (head := await peer.head()).lower():
             await peer.say(OK)
+        await self.ready.wait()
         lines = [line for line in head.split(b"\r\n") if line.lower().startswith((b"connection:", b"upgrade:"))]
         assert sorted(lines) == [b"Connection: Upgrade", b"Upgrade: websocket"]
         (key,) = (line for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key: "))

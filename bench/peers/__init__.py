@@ -21,8 +21,6 @@ class Stand:
     """What is asked for under load."""
     sign_in: str | None = PATH
     """Where a browser goes to sign in; None where nobody has to."""
-    needs: str = ""
-    """An address that must exist; while it answers 404, the peer is left out."""
     check: bool = False
     """The target only says whether the request may pass, and by whom; it does not come from the backend."""
 

@@ -54,18 +54,13 @@ class AuthRequest:
     check = False
 
     async def start(self, ground: Ground) -> Stand:
-        port, origin = free_port(), ""
+        port = free_port()
         origin = f"http://127.0.0.1:{port}"
         gateway = ours.Ours(store="redis", access_log=False)
-        behind, at = await gateway.serve(ground, "asked", origin, {"trusted_proxies": ["127.0.0.0/8"]})
+        behind, at = await gateway.serve(ground, "asked", origin, {}, **ours.ASKED)
         front = ground.start_nginx(
             "nginx-auth-request",
             CONFIG.format(backend=ground.backend, gateway=at, port=port, endpoint=ours.CHECK),
         )
         await front.ready(port)
-        return Stand(
-            [front, behind],
-            origin,
-            sign_in=f"/oauth2/start?rd={PATH}",
-            needs=f"http://127.0.0.1:{at}{ours.CHECK}",
-        )
+        return Stand([front, behind], origin, sign_in=f"/oauth2/start?rd={PATH}")

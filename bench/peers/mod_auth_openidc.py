@@ -12,7 +12,6 @@ from tests.real.parts import free_port
 
 MODULES = Path("/usr/lib/apache2/modules")
 NAMES = ("mpm_event", "authn_core", "authz_core", "authz_user", "proxy", "proxy_http", "auth_openidc")
-DATABASE = 5
 CONFIG = """
 ServerName 127.0.0.1
 ServerRoot {folder}
@@ -61,8 +60,7 @@ class ModAuthOpenidc:
         apache = find("apache2", "apache2 libapache2-mod-auth-openidc")
         if not (MODULES / "mod_auth_openidc.so").exists():
             raise Missing("Apache has no mod_auth_openidc (Debian: `apt install libapache2-mod-auth-openidc`)")
-        ground.redis_url(DATABASE)
-        port, folder = free_port(), ground.folder / "apache.d"
+        database, port, folder = ground.database(), free_port(), ground.folder / "apache.d"
         folder.mkdir()
         origin = f"http://127.0.0.1:{port}"
         client = ground.client("mod_auth_openidc", f"{origin}/oauth2/callback")
@@ -80,7 +78,7 @@ class ModAuthOpenidc:
                 origin=origin,
                 passphrase=os.urandom(16).hex(),
                 redis=ground.redis.port if ground.redis else 0,
-                database=DATABASE,
+                database=database,
             )
         )
         program = ground.start("apache", [apache, "-f", str(path), "-DFOREGROUND"])

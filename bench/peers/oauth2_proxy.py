@@ -12,7 +12,6 @@ from bench.peers import Stand
 from bench.process import Missing
 from tests.real.parts import free_port
 
-DATABASES = {False: 6, True: 7}
 CHECK = "/oauth2/auth"
 
 
@@ -44,7 +43,7 @@ class OAuth2Proxy:
             "http-address": f"127.0.0.1:{port}",
             "upstream": f"http://127.0.0.1:{ground.backend}/",
             "session-store-type": "redis",
-            "redis-connection-url": ground.redis_url(DATABASES[self.check]),
+            "redis-connection-url": ground.redis_url(),
             "cookie-secure": "false",
             "pass-access-token": "true",
             "set-xauthrequest": str(self.check).lower(),

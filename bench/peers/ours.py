@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bench.ground import Ground
+from bench.ground import PATH, Ground
 from bench.peers import Stand
 from bench.process import Program
 from tests.real.parts import free_port
 
 CHECK = "/oauth2/authz/nginx"
 """The endpoint that only says whether a request may pass."""
-DATABASES = {"ours": 1, "logged": 2, "asked": 3, "check": 4}
+ASKED = {"forward_auth": {"dialects": ["nginx"], "trusted_proxies": ["127.0.0.0/8"]}}
+"""The settings that let an nginx on this machine ask there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +40,22 @@ class Ours:
         port = free_port()
         origin = f"http://127.0.0.1:{port}"
         name = "check" if self.check else "logged" if self.access_log else "ours"
-        listen = {"trusted_proxies": ["127.0.0.0/8"]} if self.check else {}
-        program, _ = await self.serve(ground, name, origin, listen, port)
-        if self.check:
-            return Stand([program], origin, target=CHECK, check=True, needs=origin + CHECK)
-        return Stand([program], origin)
+        program, _ = await self.serve(ground, name, origin, {}, port, **(ASKED if self.check else {}))
+        return Stand([program], origin, target=CHECK if self.check else PATH, check=self.check)
 
     async def serve(
-        self, ground: Ground, name: str, origin: str, listen: Mapping[str, Any], port: int | None = None
+        self,
+        ground: Ground,
+        name: str,
+        origin: str,
+        listen: Mapping[str, Any],
+        port: int | None = None,
+        **others: Any,
     ) -> tuple[Program, int]:
-        """A gateway that browsers reach at ``origin``, and its port."""
+        """A gateway that browsers reach at ``origin``, and its port. ``others`` are settings that replace ours."""
         port = port or free_port()
         client = ground.client(f"oidc_proxy-{name}-{self.store}", f"{origin}/oauth2/callback")
-        store = {"type": "redis", "url": ground.redis_url(DATABASES[name])} if self.store == "redis" else {}
+        store = {"type": "redis", "url": ground.redis_url()} if self.store == "redis" else {}
         config = {
             "public_url": origin,
             "listen": {"address": f"127.0.0.1:{port}", **listen},
@@ -64,6 +68,7 @@ class Ours:
             "store": store or {"type": "memory"},
             "upstream": f"http://127.0.0.1:{ground.backend}",
             "log": {"access": self.access_log, "level": "warning"},
+            **others,
         }
         path = ground.folder / f"{client.client_id}.yaml"
         path.write_text(json.dumps(config))  # JSON is YAML

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Literal, Protocol, Self, TypeAlias, assert_never
+from typing import ClassVar, Literal, Protocol, Self, TypeAlias, assert_never
 
 from pydantic import Field, field_validator, model_validator
 
@@ -333,10 +333,16 @@ def _rewriting(settings: RouteSettings) -> Rewriting | None:
 class Allow:
     """The request goes to the upstream."""
 
+    decision: ClassVar = "allow"
+    reason: ClassVar = ""
+
 
 @dataclass(frozen=True, slots=True)
 class SignIn:
     """Nobody is signed in, and the route asks for somebody."""
+
+    decision: ClassVar = "login"
+    reason: ClassVar = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,6 +351,7 @@ class Refuse:
 
     reason: str
     code: str = "access_denied"
+    decision: ClassVar = "forbidden"
 
 
 Verdict: TypeAlias = Allow | SignIn | Refuse

@@ -88,7 +88,6 @@ class Cache(Generic[T]):
         """The value, if it is certainly what the store has."""
         entry = self._entries.get(key)
         if entry is None or entry.epoch != self._epoch or self._clock() - entry.read_at >= self._ttl:
-            self.misses += 1
             return None
         self.hits += 1
         return entry.value
@@ -105,6 +104,7 @@ class Cache(Generic[T]):
 
     def begin(self, key: str) -> Reading:
         """To be called before the store is asked."""
+        self.misses += 1
         reading = Reading(key, self._epoch)
         self._readings.setdefault(key, []).append(reading)
         return reading

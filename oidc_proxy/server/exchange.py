@@ -1,7 +1,7 @@
 """One request of the public listener on its way through, and the writing of its answer.
 
-aiohttp parses and keeps the connection; answers are written as bytes that we compose ourselves, because a proxy must
-pass on what it was given and an HTTP library's header objects would change it.
+Answers are written as bytes that we compose ourselves, because a proxy must pass on what it was given and an HTTP
+library's header objects would change it.
 """
 
 from __future__ import annotations
@@ -9,34 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
-from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
 
 from ..errors import RequestFault
 from ..forward_auth import Dialect
+from ..identity import Identity
 from ..messages import RequestHead
-from .front import ClientRequest
-from .front.connection import reset
-
-
-class Written(web.StreamResponse):
-    """An answer whose bytes are on the wire already: it tells aiohttp only whether the connection goes on."""
-
-    def __init__(self, keep_alive: bool) -> None:
-        self._goes_on = keep_alive
-
-    @property
-    def keep_alive(self) -> bool:
-        return self._goes_on
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        return None
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        return None
-
-
-GOES_ON, CLOSES = Written(True), Written(False)
+from .front import CLOSES, ClientRequest, Written, reset
 
 
 class Exchange(msgspec.Struct):
@@ -52,8 +30,8 @@ class Exchange(msgspec.Struct):
     decision: str = ""
     reason: str = ""
     detail: str = ""
-    user: str = ""
-    account: str = ""
+    identity: Identity | None = None
+    """Who is signed in."""
     status: int = 0
     bytes_out: int = 0
     upstream: str = ""
@@ -65,6 +43,17 @@ class Exchange(msgspec.Struct):
     """The request has been answered, but what it began goes on."""
     dialect: Dialect | None = None
     """How the proxy asks that wants to know whether this request may pass; None where it comes to us itself."""
+
+    @property
+    def subject(self) -> str:
+        """The user, as the log knows it."""
+        return self.identity.subject if self.identity is not None else ""
+
+    @property
+    def account(self) -> str:
+        """The user, as pages say it."""
+        who = self.identity
+        return who.preferred_username or who.email or who.user if who is not None else ""
 
     @property
     def peer(self) -> str:
@@ -82,8 +71,14 @@ class Exchange(msgspec.Struct):
 
     async def write(self, data: bytes) -> None:
         """Send a part of the answer; waits while the client does not take what was sent before."""
-        if not data:
-            return
+        if data and self.send(data):
+            await self.drained()
+
+    def send(self, data: bytes) -> bool:
+        """Send a part of the answer; whether there is reason to wait until it is ``drained``.
+
+        ConnectionError if the client is gone.
+        """
         # aiohttp's writer is passed by: it frames and compresses, which is done here. It counts, for the front's clock.
         request, size = self.request, len(data)
         writer, transport = request.writer, request.transport
@@ -92,8 +87,11 @@ class Exchange(msgspec.Struct):
         transport.write(data)
         self.bytes_out += size
         writer.output_size += size
-        if request.protocol.writing_paused:
-            await writer.drain()
+        return request.protocol.writing_paused
+
+    async def drained(self) -> None:
+        """Wait until the client has taken what was sent."""
+        await self.request.writer.drain()
 
     def finish(self) -> None:
         """All is over."""

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from aiohttp import web
 
 from ..errors import RequestFault, UpstreamFault
-from ..messages import HeaderFilter, RawHeaders, RequestHead, canonical_name, forwarded_element
+from ..messages import HeaderFilter, HeaderPlan, RawHeaders, RequestHead, canonical_name, forwarded_element
 from ..policy import Nobody, Route
 from ..rewriting import AnswerAddresses, Rewriting
 from ..values import Origin
 from .archive import SignedIn
-from .exchange import CLOSES, GOES_ON, Exchange, Written, ask_for_body
+from .exchange import Exchange, ask_for_body
+from .front import CLOSES, GOES_ON, Written
 from .sessions import Sessions
 from .streams import Stream
 from .telemetry import Telemetry
@@ -34,6 +35,13 @@ class _Way:
     rewriting: Rewriting | None
     waits: Waits | None
     addresses: AnswerAddresses | None
+    host: str | None
+    """What Host says, where it is not what the visitor says."""
+    own: HeaderPlan
+    """Headers that are the same in every request."""
+    fixed: HeaderPlan
+    """Those of the settings, which come in the place of any of the same name."""
+    fixed_names: frozenset[str]
 
 
 class Forwarding:
@@ -67,14 +75,15 @@ class Forwarding:
             raise RequestFault("not_found", "there is no upstream: requests pass at the proxies that ask about them")
         target = head.target if way.rewriting is None else _rewritten(head, way.rewriting)
         accept = self._upgrades.expected(exchange, head, route, signed_in, way.upstream)
-        await ask_for_body(exchange, head)
+        if "Expect" in head.headers:
+            await ask_for_body(exchange, head)
         exchange.upstream = way.name
-        headers = self._outbound(head, way, signed_in)
+        headers, ready = self._outbound(head, way, signed_in)
         body = _body(exchange.request)
         began = time.perf_counter()
         try:
             response = await way.upstream.send(
-                head.method.encode(), target.encode(), headers, body, accept=accept, waits=way.waits
+                head.method.encode(), target.encode(), headers, body, ready=ready, accept=accept, waits=way.waits
             )
         except UpstreamFault as fault:
             self._count(exchange, began, fault.code)
@@ -105,25 +114,19 @@ class Forwarding:
         exchange.upstream_seconds = time.perf_counter() - began
         self._telemetry.metrics.upstream(exchange.upstream, code, exchange.upstream_seconds)
 
-    def _outbound(self, head: RequestHead, way: _Way, signed_in: SignedIn | None) -> list[tuple[bytes, bytes]]:
-        """What the backend reads: the client's headers without what it may not say, and then our own."""
-        settings = way.upstream.settings
-        host = head.origin.authority.encode() if settings.host_header == "public" else way.upstream.authority
-        headers = [(b"Host", host), *way.headers.to_backend(head.raw_headers, traced=head.traced)]
-        headers += self._arrival(head.origin, head.client, head.peer, settings.forwarded)
+    def _outbound(
+        self, head: RequestHead, way: _Way, signed_in: SignedIn | None
+    ) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        """What the backend reads: the client's headers without what it may not say, and the lines of our own."""
+        headers = way.headers.to_backend(head.raw_headers, traced=head.traced)
+        arrival = self._arrival(head.origin, head.client, head.peer, way.host, way.upstream.settings.forwarded)
+        user = _NOBODY if signed_in is None else signed_in.plan
+        if way.keeps_authorization and any(name.lower() == b"authorization" for name, _ in headers):
+            user = HeaderPlan(user.without({b"authorization"}))
         headers.append((b"X-Request-Id", head.request_id.encode()))
-        if settings.via:
-            headers.append(VIA)
-        if signed_in is not None:
-            headers += _beside(headers, signed_in) if way.keeps_authorization else signed_in.plan.set
-        if way.rewriting is not None and way.rewriting.prefix:
-            headers.append((b"X-Forwarded-Prefix", way.rewriting.prefix.encode()))
-        fixed = way.upstream.fixed_headers
-        if fixed:
-            names = {canonical_name(name) for name in fixed}
-            headers = [pair for pair in headers if canonical_name(pair[0].decode("latin-1")) not in names]
-            headers += [(name.encode(), value.encode()) for name, value in fixed.items()]
-        return headers
+        if way.fixed_names:
+            return _beside(way, headers), _beside_lines(way, (arrival, way.own, user))
+        return headers, b"".join((arrival.lines, way.own.lines, user.lines))
 
     async def _relay(
         self,
@@ -149,7 +152,8 @@ class Forwarding:
                 await exchange.write(start)
                 return frames.connection
             if response.ended:  # the usual small answer, whole in one write
-                await exchange.write(start + frames.last(await response.read()))
+                if exchange.send(start + frames.last(response.rest())):
+                    await exchange.drained()
                 return frames.connection
             stream = Stream(response, exchange)
             with stream.held(self._sessions, signed_in, route, self._streams):
@@ -185,18 +189,17 @@ class _Framing:
     def head(self, lines: list[tuple[bytes, bytes]]) -> bytes:
         """Status line and header section."""
         response = self._response
-        parts = [b"HTTP/1.1 %d %b\r\n" % (response.status, response.reason)]
-        parts += [b"%b: %b\r\n" % line for line in lines]
+        parts = [b"HTTP/1.1 %d %b" % (response.status, response.reason), *map(b": ".join, lines)]
         if self._chunked:
-            parts.append(b"Transfer-Encoding: chunked\r\n")
+            parts.append(b"Transfer-Encoding: chunked")
         elif response.content_length is not None:
-            parts.append(b"Content-Length: %d\r\n" % response.content_length)
+            parts.append(b"Content-Length: %d" % response.content_length)
         if not self._goes_on:
-            parts.append(b"Connection: close\r\n")
+            parts.append(b"Connection: close")
         elif self._say_keep_alive:
-            parts.append(b"Connection: keep-alive\r\n")
+            parts.append(b"Connection: keep-alive")
         parts.append(b"\r\n")
-        return b"".join(parts)
+        return b"\r\n".join(parts)
 
     def piece(self, data: bytes) -> bytes:
         return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
@@ -218,6 +221,9 @@ def _way(route: Route, upstreams: Mapping[str, Backend], headers: HeaderFilter) 
         cookie_path=settings.rewrite_cookie_path,
         cookie_domain=settings.rewrite_cookie_domain,
     )
+    own = {"Via": "1.1 oidc_proxy"} if settings.via else {}
+    if route.rewriting is not None and route.rewriting.prefix:
+        own["X-Forwarded-Prefix"] = route.rewriting.prefix
     return _Way(
         name,
         upstreams[name],
@@ -226,6 +232,10 @@ def _way(route: Route, upstreams: Mapping[str, Backend], headers: HeaderFilter) 
         route.rewriting,
         None if timeout is None else Waits.of(timeout, timeout),
         addresses or None,
+        None if settings.host_header == "public" else upstreams[name].authority.decode(),
+        _plan(own),
+        _plan(settings.fixed_headers),
+        frozenset(map(canonical_name, settings.fixed_headers)),
     )
 
 
@@ -234,19 +244,24 @@ def _rewritten(head: RequestHead, rewriting: Rewriting) -> str:
     return path if head.query is None else f"{path}?{head.query}"
 
 
-def _beside(headers: RawHeaders, signed_in: SignedIn) -> RawHeaders:
-    """What announces the user, without a token beside the client's own Authorization."""
-    given = any(name.lower() == b"authorization" for name, _ in headers)
-    return [pair for pair in signed_in.plan.set if not (given and pair[0].lower() == b"authorization")]
+def _beside(way: _Way, headers: RawHeaders) -> list[tuple[bytes, bytes]]:
+    """The headers but for those whose names could be taken for one of the settings."""
+    return [header for header in headers if canonical_name(header[0].decode("latin-1")) not in way.fixed_names]
 
 
-VIA = (b"Via", b"1.1 oidc_proxy")
+def _beside_lines(way: _Way, plans: Iterable[HeaderPlan]) -> bytes:
+    kept = [header for plan in plans for header in _beside(way, plan.set)]
+    return HeaderPlan((*kept, *way.fixed.set)).lines
 
 
-def _arrival(origin: Origin, client: str, peer: str, forwarded: bool) -> list[tuple[bytes, bytes]]:
-    """How the visitor reached us, in the two languages that backends read."""
+_NOBODY = HeaderPlan(())
+
+
+def _arrival(origin: Origin, client: str, peer: str, host: str | None, forwarded: bool) -> HeaderPlan:
+    """Where the request goes, and how the visitor reached us, in the two languages that backends read."""
     hops = [client] if client == peer else [client, peer]
     headers = {
+        "Host": host or origin.authority,
         "X-Forwarded-Host": origin.authority,
         "X-Forwarded-Proto": origin.scheme,
         "X-Forwarded-Port": str(origin.port),
@@ -255,7 +270,11 @@ def _arrival(origin: Origin, client: str, peer: str, forwarded: bool) -> list[tu
     if forwarded:
         first, *others = (forwarded_element(hop) for hop in hops)
         headers["Forwarded"] = ", ".join([f'{first};host="{origin.authority}";proto={origin.scheme}', *others])
-    return [(name.encode(), value.encode()) for name, value in headers.items()]
+    return _plan(headers)
+
+
+def _plan(headers: Mapping[str, str]) -> HeaderPlan:
+    return HeaderPlan(tuple((name.encode(), value.encode()) for name, value in headers.items()))
 
 
 def _body(request: web.BaseRequest) -> Body | None:

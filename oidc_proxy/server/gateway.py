@@ -37,9 +37,9 @@ from .account import Account
 from .archive import SignedIn
 from .checks import Checks
 from .endpoints import Endpoint, Fields, formless, read_form
-from .exchange import CLOSES, GOES_ON, Exchange, ask_for_body
+from .exchange import Exchange, ask_for_body
 from .forwarding import Forwarding
-from .front import ClientRequest, ListenSettings
+from .front import CLOSES, GOES_ON, ClientRequest, ListenSettings
 from .login import Cookies, Login
 from .logout import Logout
 from .metrics import METHODS
@@ -103,9 +103,13 @@ class Gateway:
         self._telemetry.metrics.in_flight += 1
         try:
             return await self._answer(exchange)
+        except ProxyError as error:
+            return await self._reply(exchange, self._failure(exchange, error))
         except (ConnectionError, asyncio.CancelledError):
             exchange.status = exchange.status or 499  # the client went away, as nginx counts it
             raise
+        except Exception as error:
+            return await self._break_down(exchange, error)
         finally:
             self._telemetry.metrics.in_flight -= 1
             self._count(exchange)
@@ -113,27 +117,24 @@ class Gateway:
                 exchange.finish()
 
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
-        try:
-            head = exchange.head = self._read_head(exchange)
-            endpoint = self._endpoints.get(head.path)
-            if endpoint is not None:
-                exchange.route = head.path
-                return await self._reply(exchange, await self._own(exchange, head, endpoint))
-            dialect = self._checks.find(head.path)
-            if dialect is not None:
-                return await self._check(exchange, head, dialect)
-            return await self._guard(exchange, head)
-        except ProxyError as error:
-            return await self._reply(exchange, self._failure(exchange, error))
-        except (ConnectionError, asyncio.CancelledError):
-            raise
-        except Exception as error:
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            detail = f"{type(error).__name__} at {where.name}:{where.lineno}"
-            self._telemetry.message("error", "internal_error", request_id=exchange.request_id, reason=detail)
-            if exchange.status:
-                return exchange.abort()
-            return await self._reply(exchange, self._failure(exchange, InternalFault("internal_error", detail)))
+        head = exchange.head = self._read_head(exchange)
+        endpoint = self._endpoints.get(head.path)
+        if endpoint is not None:
+            exchange.route = head.path
+            return await self._reply(exchange, await self._own(exchange, head, endpoint))
+        dialect = self._checks.find(head.path)
+        if dialect is not None:
+            return await self._check(exchange, head, dialect)
+        return await self._guard(exchange, head)
+
+    async def _break_down(self, exchange: Exchange, error: Exception) -> web.StreamResponse:
+        """What must not happen has happened. Only where it was is said: the text of an exception may quote anything."""
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        detail = f"{type(error).__name__} at {where.name}:{where.lineno}"
+        self._telemetry.message("error", "internal_error", request_id=exchange.request_id, reason=detail)
+        if exchange.status:
+            return exchange.abort()
+        return await self._reply(exchange, self._failure(exchange, InternalFault("internal_error", detail)))
 
     # ── the head ──
 
@@ -240,19 +241,11 @@ class Gateway:
             route = policy.narrowed(route, demands)
         signed_in = await self._who(route, head)
         identity = signed_in.identity if signed_in is not None else None
-        if identity is not None:
-            exchange.user = identity.subject
-            exchange.account = identity.preferred_username or identity.email or identity.user
+        exchange.identity = identity
         verdict = policy.decide(route, identity)
         if head.method in GO_ELSEWHERE and isinstance(verdict, Allow):
             verdict = self._at_destination(head, identity)
-        match verdict:
-            case Allow():
-                exchange.decision = "allow"
-            case SignIn():
-                exchange.decision = "login"
-            case Refuse(reason):
-                exchange.decision, exchange.reason = "forbidden", reason
+        exchange.decision, exchange.reason = verdict.decision, verdict.reason
         return route, signed_in, verdict
 
     def _at_destination(self, head: RequestHead, identity: Identity | None) -> Verdict:
@@ -268,13 +261,15 @@ class Gateway:
         ticket = self._cookies.ticket(head)
         if ticket is None:
             return None
-        try:
-            signed_in = await self._sessions.current(ticket)
-        except ProviderFault:
-            # The token has expired and cannot be renewed now. Where nobody needs to be signed in, go on without.
-            if isinstance(route.access, Anybody):
-                return None
-            raise
+        signed_in = self._sessions.at_hand(ticket)
+        if signed_in is None:
+            try:
+                signed_in = await self._sessions.current(ticket)
+            except ProviderFault:
+                # The token has expired and cannot be renewed now. Where nobody needs to be signed in, go on without.
+                if isinstance(route.access, Anybody):
+                    return None
+                raise
         if signed_in is not None and not self._cookies.shared and signed_in.origin != str(head.origin):
             return None
         return signed_in
@@ -296,7 +291,9 @@ class Gateway:
         if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             self._telemetry.message("warning", "request.failed", **fields)
         elif exchange.decision == "forbidden" and head is not None:
-            self._telemetry.audit("access.denied", client_ip=head.client, sub=exchange.user, path=head.path, **fields)
+            self._telemetry.audit(
+                "access.denied", client_ip=head.client, sub=exchange.subject, path=head.path, **fields
+            )
         if head is None:
             reply = pages.problem(error, request_id=exchange.request_id)
             if error.code == "method_not_allowed":
@@ -378,7 +375,7 @@ class Gateway:
                     upstream=exchange.upstream or None,
                     upstream_status=exchange.upstream_status or None,
                     upstream_duration_ms=int(exchange.upstream_seconds * 1_000_000) / 1000 or None,
-                    sub=exchange.user or None,
+                    sub=exchange.subject or None,
                     user_agent=request.headers.get("User-Agent"),
                 )
             )

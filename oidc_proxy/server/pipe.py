@@ -52,16 +52,18 @@ class Pipe:
         self,
         client: tuple[asyncio.Transport, bytes],
         backend: tuple[asyncio.Transport, bytes],
+        greeting: bytes,
         write_timeout: float = math.inf,
     ) -> None:
         """Take over both connections, each with the bytes that have arrived on it already.
 
-        ``write_timeout`` is how long the client may take nothing of what waits for it.
+        The client is sent the greeting first. ``write_timeout`` is how long it may take nothing of what waits for it.
         """
         self._write_timeout = write_timeout
         for end, (transport, _) in ((self.client, client), (self.backend, backend)):
             end.transport = transport
             transport.set_protocol(end)
+        client[0].write(greeting)
         for end, (transport, arrived) in ((self.client, client), (self.backend, backend)):
             if arrived:
                 end.data_received(arrived)
@@ -88,6 +90,8 @@ class Pipe:
         """Hold both sides to the clock. ``now`` is loop time."""
         if self.moved:
             self.moved, self._since = False, now
+            if self.client.said_goodbye and self.backend.said_goodbye:
+                self._part()
         if now > self._deadline or self._client_is_stuck(now):
             self.abort()
         elif now - self._since > self._idle_timeout and not self.over:

@@ -11,7 +11,8 @@ from ..messages import HeaderFilter, RequestHead
 from ..policy import Route
 from ..websocket import GOING_AWAY, POLICY_VIOLATION, TOO_BIG, WebSocketSettings, accepted
 from .archive import SignedIn
-from .exchange import CLOSES, Exchange, Written
+from .exchange import Exchange
+from .front import CLOSES, Written
 from .metrics import Metrics
 from .pipe import Pipe
 from .sessions import Sessions
@@ -56,12 +57,12 @@ class Upgrades:
         response: UpstreamResponse,
     ) -> Written:
         """Pass on the backend's 101, and join both connections. The request ends here; the exchange goes on."""
-        exchange.status = response.status
         lines = [*self._headers.to_client(response.headers), (b"X-Request-Id", exchange.request_id.encode())]
         lines += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
-        await exchange.write(
-            b"HTTP/1.1 101 Switching Protocols\r\n" + b"".join(b"%b: %b\r\n" % line for line in lines) + b"\r\n"
-        )
+        head = b"".join([b"HTTP/1.1 101 Switching Protocols\r\n", *(b"%b: %b\r\n" % line for line in lines), b"\r\n"])
+        if exchange.request.protocol.writing_paused:
+            await exchange.request.writer.drain()  # answers to requests before this one
+        # From here on nothing is awaited, so neither connection is ever without somebody who hears that it is lost.
         backend = response.leave()
         socket = WebSocket(self, exchange, route.settings.websocket)
         try:
@@ -69,6 +70,7 @@ class Upgrades:
         except ConnectionError:
             backend[0].abort()
             raise
+        exchange.status, exchange.bytes_out = response.status, len(head)
         self._open.setdefault(upstream, set()).add(socket)
         self._none_open.clear()
         self._metrics.websockets = len(self)
@@ -77,7 +79,7 @@ class Upgrades:
             socket.record_id = signed_in.ticket.record_id
             self._sessions.hold(signed_in, route, socket.let_go)
         exchange.lasts = True
-        socket.join((client.transport, client.arrived), backend, client.write_timeout)
+        socket.join((client.transport, client.arrived), backend, head, client.write_timeout)
         if self._draining:
             socket.drained()
         return CLOSES

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from oidc_proxy.errors import ProxyError, RequestFault, SettingsFault, UpstreamFault
 from oidc_proxy.server.upstream import Upstream, UpstreamResponse, UpstreamSettings
+from oidc_proxy.server.upstream.connection import QUEUE_LIMIT
 from oidc_proxy.server.upstream.framing import _proven, request_head
 from oidc_proxy.server.upstream.settings import Address
 
@@ -756,11 +757,15 @@ async def test_slow_reader_stops_the_backend() -> None:
 
     async with backend(script) as it, upstream(it.url, timeouts={"idle": "50ms"}) as client:
         response = await client.send(b"GET", b"/", HOST)
-        size = len(await response.read())
+        size = piece = 0
+        while piece <= QUEUE_LIMIT:
+            piece = len(await response.read())
+            size += piece
         await asyncio.sleep(0.3)  # much longer than the idle time-out: it is the reader who is slow
         stopped = sent
         await asyncio.sleep(0.1)
         assert sent == stopped < total
+        assert response._queued == 0, "nothing is read ahead for a reader that has not asked for more"
         assert size + len(await everything(response)) == 40_000_000
         assert await get(client) == (200, b"ok")
         assert len(it.peers) == 1

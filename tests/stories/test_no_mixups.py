@@ -1,8 +1,8 @@
 """Many clients at once, on bad lines and before a bad backend: nobody ever reads what was meant for another.
 
-Every request and every answer is full of a token that nothing else has. Both sides break off, hesitate, answer early,
-close at the worst moment and say more than they were asked. Four seconds with a fixed seed, which is printed; with
-``OIDC_PROXY_MIXUP_SECONDS=600`` ten minutes, and with ``OIDC_PROXY_MIXUP_SEED`` another seed.
+Every request, every answer and every WebSocket is full of a token that nothing else has. Both sides break off,
+hesitate, answer early, close at the worst moment and say more than they were asked. Four seconds with a fixed seed,
+which is printed; with ``OIDC_PROXY_MIXUP_SECONDS=600`` ten minutes, and with ``OIDC_PROXY_MIXUP_SEED`` another seed.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import h11
 
+from tests.frames import KEY, accept_of
 from tests.gateway import World
 from tests.stories.proxied import world_with
-from tests.wire import Line, Peer, Response, authority, connected
+from tests.wire import PATIENCE, Line, Peer, Response, authority, connected
 
 SECONDS = float(os.environ.get("OIDC_PROXY_MIXUP_SECONDS", "4"))
 SEED = int(os.environ.get("OIDC_PROXY_MIXUP_SEED", "20261121"))
@@ -77,11 +78,26 @@ class Backend:
                 await peer.say(self._answer(mood, key, method))
                 if mood == "early-closes":
                     return
+            if mood == "socket":
+                await self._echo(peer, head, key)
+                return
             body = await _body(peer, head)
             if body != self._findings.asked[key]:
                 self._findings.wrong.append(f"{token}: a body of {len(body)} bytes that nobody sent: {body[:60]!r}")
             if not mood.startswith("early") and not await self._reply(peer, mood, key, method):
                 return
+
+    async def _echo(self, peer: Peer, head: bytes, token: bytes) -> None:
+        """Switch, and say back whatever comes; sometimes not for long."""
+        accept = accept_of(head.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0])
+        fields = b"X-Token: " + token + b"\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        await peer.say(b"HTTP/1.1 101 x\r\n" + fields + b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n")
+        pieces = self._dice.choice([1, 3, 10**6, 10**6, 10**6])
+        while pieces and (data := await peer.reader.read(20_000)):
+            if {*TOKEN.findall(data)} - {token}:
+                self._findings.wrong.append(f"the WebSocket of {token!r} got {data[:100]!r}")
+            await peer.say(data)
+            pieces -= 1
 
     def _check_user(self, head: bytes, token: bytes) -> None:
         found = re.findall(rb"\r\nX-Forwarded-Preferred-Username: ([a-z]*)\r\n", head)
@@ -149,6 +165,11 @@ async def _body(peer: Peer, head: bytes) -> bytes:
 # ── the clients ──
 
 
+def _frame(payload: bytes) -> bytes:
+    """A frame with a mask that changes nothing, so that the payload can be read on its way."""
+    return b"\x82\xff" + len(payload).to_bytes(8, "big") + b"\0\0\0\0" + payload
+
+
 @dataclass
 class Ask:
     """One request."""
@@ -176,19 +197,19 @@ class Client:
                 except (ConnectionError, asyncio.IncompleteReadError):
                     self._findings.outcomes["connection lost"] += 1
 
-    def _ask(self, bodies: bool) -> Ask:
+    def _ask(self, bodies: bool, *fields: str, moods: Sequence[str] = ()) -> Ask:
         dice = self._dice
         self._count += 1
         token = f"token-{self._number * 10_000_000 + self._count}-".encode()
         route, user = dice.choice(ROUTES), dice.choice([*self._cookies, ""])
         if route == "/" and not user:
             route = "/optional/"
-        method = dice.choices(["GET", "HEAD", "POST", "PUT"], [6, 1, 3 * bodies, 2 * bodies])[0]
-        mood = dice.choices([*MOODS], [*MOODS.values()])[0]
+        method = "GET" if fields else dice.choices(["GET", "HEAD", "POST", "PUT"], [6, 1, 3 * bodies, 2 * bodies])[0]
+        mood = dice.choice(moods) if moods else dice.choices([*MOODS], [*MOODS.values()])[0]
         body = text_of(token, dice.choice([0, 10, 3000, 90_000])) if method in {"POST", "PUT"} else b""
         self._findings.asked[token] = body
         self._findings.users[token] = "" if route == "/public/" else user
-        lines = [f"{method} {route}{mood}/{token.decode()} HTTP/1.1", f"Host: {authority(self._world.url)}"]
+        lines = [f"{method} {route}{mood}/{token.decode()} HTTP/1.1", f"Host: {authority(self._world.url)}", *fields]
         if user:
             lines.append(f"Cookie: {self._cookies[user]}")
         chunked = body and dice.random() < 0.5
@@ -202,6 +223,8 @@ class Client:
     async def _exchange(self, line: Line) -> bool:
         """Ask once, or several times at once; whether the connection goes on."""
         dice = self._dice
+        if dice.random() < 0.15:
+            return await self._talk(line)
         count = dice.choice([1, 1, 1, 2, 4])
         asks = [self._ask(count == 1) for _ in range(count)]
         data = b"".join(ask.data for ask in asks)
@@ -224,6 +247,39 @@ class Client:
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
         return True
+
+    async def _talk(self, line: Line) -> bool:
+        """Offer to speak WebSocket, do so if the backend agrees, and end it one way or another."""
+        dice = self._dice
+        offer = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {KEY}")
+        ask = self._ask(False, *offer, f"Origin: {self._world.url}", moods=["socket"] * 6 + [*MOODS])
+        said = b"".join(_frame(text_of(ask.token, dice.choice([1, 200, 70_000]))) for _ in range(dice.randrange(1, 5)))
+        early = dice.choice([0, 0, dice.randrange(len(said))])
+        await self._send(line, ask.data + said[:early])
+        async with asyncio.timeout(PATIENCE):
+            line._rest += await line.reader.readuntil(b"\r\n\r\n")
+        if not line._rest.startswith(b"HTTP/1.1 101 "):
+            await self._read(line, ask)
+            return False
+        if [*TOKEN.findall(line._rest)] != [ask.token] or ask.mood != "socket":
+            self._findings.wrong.append(f"{ask.token!r} ({ask.mood}) was switched: {line._rest!r}")
+        line._rest = b""
+        sending = asyncio.create_task(self._send(line, said[early:]))
+        heard = b""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while len(heard) < len(said) and (data := await line.reader.read(50_000)):
+                    heard += data
+                    if dice.random() < 0.03:
+                        break
+        finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+        if not said.startswith(heard):
+            self._findings.wrong.append(f"the WebSocket of {ask.token!r} heard something else")
+        self._findings.outcomes["talked to the end" if heard == said else "talked"] += 1
+        line.abort() if dice.random() < 0.3 else None
+        return False
 
     async def _send(self, line: Line, data: bytes) -> None:
         while data:
@@ -290,5 +346,6 @@ async def test_nobody_ever_reads_the_answer_to_another() -> None:
     print(dict(findings.outcomes))  # noqa: T201
     assert not findings.wrong, findings.wrong[:5]
     assert findings.outcomes["whole"] > 20 * SECONDS
+    assert findings.outcomes["talked to the end"] > SECONDS
     assert findings.outcomes["cut"]
     assert findings.outcomes["502"]

@@ -154,6 +154,20 @@ async def test_what_ends_by_itself_leaves_nothing_behind_and_small_answers_are_n
         assert not world.lines(reason="session_ended")
 
 
+async def test_one_that_cannot_be_closed_does_not_keep_the_others_open() -> None:
+    async with running_world() as world, world.browser() as ann:
+        await ann.sign_in(f"{world.url}/echo", "ann", "ann")
+        async with opened(world, ann, EVENTS) as one:
+            sessions = world.app._sessions
+            (held,) = sessions._holds.values()
+            (route,) = held.routes.values()
+            held.routes = {lambda reason: 1 / 0: route, **held.routes}  # type: ignore[dict-item,return-value]
+            await sign_out(world, ann)
+            await rest(one)
+            assert world.lines(event="internal_error", reason="ZeroDivisionError in session_ended")
+            assert not sessions._holds
+
+
 async def test_what_needs_no_session_is_not_ended_by_one() -> None:
     async with running_world({"routes": [{"path": "/events", "auth": "none"}]}) as world, world.browser() as ann:
         await ann.sign_in(f"{world.url}/echo", "ann", "ann")

@@ -18,7 +18,7 @@ from aiohttp import WSMsgType
 from tests.frames import BINARY, CLOSE, KEY, PING, PONG, TEXT, Backend, Side, framed, handshake, opened, switched
 from tests.gateway import World, running_world
 from tests.stories.proxied import ann, answer, eventually, get, world_with
-from tests.wire import Peer, ask, connected, message
+from tests.wire import ask, connected, message
 
 SOON = 1.0
 """Seconds within which a WebSocket must have heard that its session has ended."""
@@ -144,18 +144,13 @@ async def test_what_comes_in_one_piece_with_a_handshake_is_not_lost() -> None:
 
 async def test_what_comes_before_the_backend_has_said_yes_waits() -> None:
     patient = Backend()
-    late = asyncio.Event()
-
-    async def script(peer: Peer) -> None:
-        await late.wait()
-        await patient(peer)
-
+    patient.ready.clear()
     data = framed(BINARY, os.urandom(2**20), masked=True)
-    async with world_with(script=script) as (world, _), connected(world.url) as line:
+    async with world_with(script=patient) as (world, _), connected(world.url) as line:
         await line.send(handshake(world.url))
         writing = asyncio.create_task(line.send(data))
         await asyncio.sleep(0.2)
-        late.set()
+        patient.ready.set()
         backend = await patient.side()
         client = await switched(line)
         assert hashlib.sha256(await backend.reader.readexactly(len(data))).digest() == hashlib.sha256(data).digest()
@@ -334,6 +329,22 @@ async def test_f264_a_session_that_expires_and_one_that_lives_on() -> None:
         await second.close()
 
 
+async def test_f264_a_session_that_ends_while_the_backend_hesitates() -> None:
+    script = Backend()
+    script.ready.clear()
+    async with world_with(script=script) as (world, _), world.browser() as browser:
+        await browser.sign_in(f"{world.url}/x", "ann", "ann")
+        async with connected(world.url) as line:
+            await line.send(handshake(world.url, f"Cookie: {browser.cookies.header(world.url)}", path="/ws"))
+            await asyncio.sleep(0.2)
+            await browser.post(f"{world.url}/oauth2/sign_out", {}, Origin=world.url)
+            script.ready.set()
+            client, backend = await switched(line), await script.side()
+            assert (await client.hear(2 * SOON)).close == (1008, "session ended")
+            assert (await backend.hear(SOON)).close == (1008, "session ended")
+            backend.over.set()
+
+
 async def test_f264_who_loses_the_group_that_a_route_asks_for_loses_what_is_open_there() -> None:
     routes = [{"path": "/ops/", "groups": ["/staff/ops"]}]
     async with running_world({"routes": routes}) as world, world.browser() as browser:
@@ -351,6 +362,17 @@ async def test_f264_who_loses_the_group_that_a_route_asks_for_loses_what_is_open
         await other.send_str("here it does not matter")
         assert await other.receive_str(timeout=1) == "here it does not matter"
         await other.close()
+        await nothing_left(world)
+
+
+async def test_after_both_have_said_good_bye_nobody_has_to_hang_up() -> None:
+    async with pair() as (world, client, backend):
+        await client.say(CLOSE, b"\x03\xe8")
+        await backend.hear()
+        await backend.say(CLOSE, b"\x03\xe8")
+        await client.hear()
+        assert await client.ended(4) == b""
+        assert await backend.ended(4) == b""
         await nothing_left(world)
 
 

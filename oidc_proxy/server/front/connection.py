@@ -6,16 +6,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import socket
-import struct
 import termios
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from aiohttp import http_parser, web, web_protocol
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import HttpVersion11, RawRequestMessage, StreamWriter
+from aiohttp.http import RawRequestMessage, StreamWriter
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
@@ -23,6 +21,7 @@ from oidc_proxy import pages
 from oidc_proxy.errors import InternalFault, ProxyError, RequestFault, SettingsFault
 from oidc_proxy.messages import http_date
 from oidc_proxy.server.front.objections import object_to, without_trailer
+from oidc_proxy.server.front.request import ClientRequest, Left, Reviewed, Written, reset
 from oidc_proxy.server.front.settings import HttpSettings
 from oidc_proxy.values import Instant
 
@@ -32,8 +31,6 @@ QUIET = 1.0
 """Seconds without a request after which a connection is closed during a drain."""
 LINGER = 5.0
 """Seconds in which a client that is still sending can take its answer before the connection is closed."""
-
-_RESET = struct.pack("ii", 1, 0)
 
 if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:  # pragma: no cover
     # Its grammar differs from the compiled one's, and everything here was checked against that one.
@@ -64,59 +61,6 @@ class Owner(Protocol):
     def admit(self, connection: FrontProtocol) -> bool: ...
     def succeed(self, connection: FrontProtocol, heir: Reviewed) -> None: ...
     def forget(self, connection: Reviewed) -> None: ...
-
-
-class Reviewed(Protocol):
-    """What is called again and again to see what takes too long."""
-
-    def review(self, now: float) -> None: ...
-
-
-class Left(NamedTuple):
-    """A connection on which no HTTP is spoken any more."""
-
-    transport: asyncio.Transport
-    arrived: bytes
-    """What has come behind the last request."""
-    write_timeout: float
-    forget: Callable[[Reviewed], None]
-    """To be called with the heir once the connection is gone."""
-
-
-class ClientRequest(web.BaseRequest):
-    """A request, with what aiohttp leaves open."""
-
-    @property
-    def keep_alive(self) -> bool:
-        """Not after an upgrade that was asked for: aiohttp drops what has arrived behind it, or half of that.
-
-        Nor during a drain, once no other request waits on this connection.
-        """
-        if not super().keep_alive or self._message.upgrade:
-            return False
-        protocol: FrontProtocol = self._protocol  # type: ignore[assignment]
-        return not protocol._owner.draining or protocol.has_more
-
-    @property
-    def offers_websocket(self) -> bool:
-        """Whether the client offers to speak WebSocket instead, and what follows is not read as HTTP.
-
-        In HTTP/1.0 there is no such offer (RFC 9110 §7.8).
-        """
-        message = self._message
-        if not message.upgrade or message.version != HttpVersion11 or not self._protocol._upgraded:
-            return False
-        return [value.lower() for value in message.headers.getall("Upgrade")] == ["websocket"]
-
-    def leave(self, heir: Reviewed) -> Left:
-        """Give the connection away: whoever gets it sets its protocol. ``heir`` takes the place among the connections.
-
-        ConnectionError if the client is gone.
-        """
-        protocol = self._protocol
-        if not isinstance(protocol, FrontProtocol):
-            raise TypeError("not one of our connections")
-        return protocol.leave(heir)
 
 
 class _Refusal(web.StreamResponse):
@@ -160,12 +104,6 @@ class _Lingering:
             transport.write_eof()
         transport.resume_reading()
         asyncio.get_running_loop().call_later(LINGER, transport.abort)
-
-
-def reset(transport: asyncio.Transport) -> None:
-    """Break the connection: to HTTP/1.0 its mere end would be the regular end of a body (RFC 9112 §6.3)."""
-    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    transport.abort()
 
 
 class _Stall:
@@ -296,7 +234,8 @@ class FrontProtocol(web.RequestHandler):
             else:
                 response = await handler(request)  # type: ignore[misc]
             self._current_request = None
-            _, lost = await self.finish_response(request, response, None)
+            if not isinstance(response, Written) or self._upgraded:
+                await self.finish_response(request, response, None)
         except ConnectionError:
             return False
         finally:
@@ -304,7 +243,7 @@ class FrontProtocol(web.RequestHandler):
             request._task = None  # type: ignore[assignment]  # a cycle
             if self._handler_waiter is not None and not self._handler_waiter.done():
                 self._handler_waiter.set_result(None)
-        if lost or not response.keep_alive or not await self._read_out(payload):
+        if not response.keep_alive or not await self._read_out(payload):
             return False
         return not self._close
 
@@ -493,6 +432,11 @@ class FrontProtocol(web.RequestHandler):
         return RequestFault("bad_request", "not a well-formed HTTP/1.x request")
 
     # ── the end of the server ──
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether there may be a request after the present one."""
+        return not self._owner.draining or self.has_more
 
     @property
     def has_more(self) -> bool:

@@ -10,7 +10,8 @@ from typing import Any
 
 from aiohttp import web
 
-from oidc_proxy.server.front.connection import LINGER, FrontProtocol, Reviewed, Witness
+from oidc_proxy.server.front.connection import LINGER, FrontProtocol, Witness
+from oidc_proxy.server.front.request import Reviewed
 from oidc_proxy.server.front.settings import HttpSettings
 from oidc_proxy.server.front.tls import ServerTls
 from oidc_proxy.values import Instant

@@ -39,7 +39,6 @@ class Upstream:
         SettingsFault when the TLS files cannot be used.
         """
         self.settings = settings
-        self.fixed_headers = settings.fixed_headers
         self._address = Address.parse(settings.url)
         self.authority = self._address.authority.encode()
         """Value of a Host header that names the backend itself."""
@@ -70,15 +69,16 @@ class Upstream:
         headers: Sequence[tuple[bytes, bytes]],
         body: Body | None = None,
         *,
+        ready: bytes = b"",
         accept: bytes | None = None,
         waits: Waits | None = None,
     ) -> UpstreamResponse:
         """Send a request; returns when the head of the response is here, which may be before the body is sent.
 
-        ``headers`` go out byte for byte and in order; Host is among them, framing and hop-by-hop fields are not: this
-        adds Content-Length or Transfer-Encoding. What the source of the body raises is raised here, or by ``read``.
-        A request without body and with a safe method is sent a second time, on a new connection, when the backend
-        closed the idle one that it went out on (RFC 9112 §9.3.1). Cancelling closes the connection.
+        ``ready`` and then ``headers`` go out byte for byte and in order; Host is among them, framing and hop-by-hop
+        fields are not: this adds Content-Length or Transfer-Encoding. What the source of the body raises is raised
+        here, or by ``read``. A request without body and with a safe method is sent a second time, on a new connection,
+        when the backend closed the idle one that it went out on (RFC 9112 §9.3.1). Cancelling closes the connection.
 
         With ``accept``, the request offers to speak WebSocket, and may be answered by 101 with that very
         Sec-WebSocket-Accept; the response's ``leave`` gives the connection then. ``waits`` is how long this exchange
@@ -89,7 +89,7 @@ class Upstream:
         """
         if accept is not None:
             headers = (*headers, *_OFFER)
-        head = request_head(method, target, headers, body)
+        head = request_head(method, target, headers, body, ready)
         loop = self._loop or self._start()
         connection = self._pool.take(loop.time())
         if connection is None or connection.fresh:

@@ -87,7 +87,7 @@ class UpstreamResponse:
         self.endless = False
         """An event stream: it lasts as long as both sides like, and does not count as one of ``max_connections``."""
         self.ended = False
-        """The last byte has arrived: the next ``read`` returns all that is left of the body, without waiting."""
+        """The last byte has arrived: ``rest`` is all that is left of the body."""
         self._connection: Connection | None = connection
         self._chunks: list[bytes] = []
         self._queued = 0
@@ -104,16 +104,20 @@ class UpstreamResponse:
                 return b""
             if self._fault is not None:
                 raise self._fault
+            if self._connection is not None:
+                self._connection.resume()  # not before: whoever took the last piece may be slow to pass it on
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
+        return self.rest()
+
+    def rest(self) -> bytes:
+        """What has arrived of the body and was not read; all that is left of it once it has ``ended``."""
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._queued = 0
-        if self._connection is not None:
-            self._connection.resume()
         return data
 
     def abort(self) -> None:
@@ -430,7 +434,7 @@ class Connection(asyncio.Protocol):
         self.deadline = self._loop.time() + (self._waits.response if self._response is None else self._waits.idle)
 
     def resume(self) -> None:
-        """The reader has taken what was queued."""
+        """The reader has taken what was queued, and wants more."""
         if self._paused:
             self._paused = False
             self._transport.resume_reading()

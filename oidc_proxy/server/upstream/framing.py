@@ -25,22 +25,26 @@ def invalid(detail: str) -> UpstreamFault:
     return UpstreamFault("upstream_invalid_response", detail)
 
 
-def request_head(method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]], body: Body | None) -> bytes:
-    """Request line and headers, with exactly one framing field or none (RFC 9112 §6). ValueError for injections."""
+def request_head(
+    method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]], body: Body | None, ready: bytes = b""
+) -> bytes:
+    """Request line and headers, with exactly one framing field or none (RFC 9112 §6). ValueError for injections.
+
+    ``ready`` are header lines that were proven when they were made.
+    """
     if body is not None:
         if body[1] is not None and body[1] < 0:
             raise ValueError("a request body of negative length")
         framing = b"Transfer-Encoding: chunked\r\n" if body[1] is None else b"Content-Length: %d\r\n" % body[1]
     else:
         framing = b"Content-Length: 0\r\n" if method in _BODY_EXPECTED else b""
-    lines = b"\r\n".join(map(b": ".join, headers))
-    head = b"".join((method, b" ", target, b" HTTP/1.1\r\n", lines, b"\r\n", framing, b"\r\n"))
-    breaks = len(headers) + (3 if framing else 2)
-    if not head.count(b"\n") == head.count(b"\r") == breaks or b"\0" in head:
+    given = b"".join((method, target, *map(b"".join, headers)))
+    if b"\n" in given or b"\r" in given or b"\0" in given:
         raise ValueError("a line break or NUL in the request head")
     if 32 in target or not _proven.issuperset(map(_name, headers)):
         _prove(target, headers)
-    return head
+    lines = b"\r\n".join((*map(b": ".join, headers), framing)) if headers else framing
+    return b"".join((method, b" ", target, b" HTTP/1.1\r\n", ready, lines, b"\r\n"))
 
 
 def _prove(target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:

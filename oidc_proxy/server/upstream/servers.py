@@ -41,7 +41,6 @@ class Servers:
     def __init__(self, settings: UpstreamSettings, public_host: str, report: Report, shortest: float = 0.0) -> None:
         """Opens nothing. ``public_host`` is what visitors say in Host. SettingsFault when TLS files cannot be used."""
         self.settings = settings
-        self.fixed_headers = settings.fixed_headers
         ones = [settings.model_copy(update={"url": url, "servers": ()}) for url in settings.addresses]
         self._servers = [_Server(Upstream(one, shortest)) for one in ones]
         self.authority = self._servers[0].upstream.authority
@@ -65,6 +64,7 @@ class Servers:
         headers: Sequence[tuple[bytes, bytes]],
         body: Body | None = None,
         *,
+        ready: bytes = b"",
         accept: bytes | None = None,
         waits: Waits | None = None,
     ) -> UpstreamResponse:
@@ -76,7 +76,9 @@ class Servers:
             if server.failures >= self.settings.health.failures:  # one request tries it; the others go elsewhere
                 server.back_at = now + self.settings.health.pause
             try:
-                response = await server.upstream.send(method, target, headers, body, accept=accept, waits=waits)
+                response = await server.upstream.send(
+                    method, target, headers, body, ready=ready, accept=accept, waits=waits
+                )
             except NotConnected as error:
                 self._failed(server, error, self.settings.health.failures)
                 fault = error
@@ -145,7 +147,7 @@ class Servers:
     async def _ask(self, asking: Upstream) -> str:
         """What is wrong with the server; empty if nothing is."""
         headers = [(b"Host", self._host), (b"User-Agent", b"oidc_proxy health")]
-        headers += [(name.encode(), value.encode()) for name, value in self.fixed_headers.items()]
+        headers += [(name.encode(), value.encode()) for name, value in self.settings.fixed_headers.items()]
         try:
             async with asyncio.timeout(self.settings.health.timeout):
                 response = await asking.send(b"GET", (self.settings.health.path or "/").encode(), headers)
