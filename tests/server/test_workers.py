@@ -1,4 +1,4 @@
-"""Several processes on one port, and the one that watches over them (F244); how all of it ends (F232)."""
+"""Several processes on one port, the one that watches over them, and where they listen (F231, F244, F245)."""
 
 from __future__ import annotations
 
@@ -8,101 +8,25 @@ import os
 import re
 import signal
 import socket
-import ssl
 import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 import yaml
-from cryptography import x509
 
 from oidc_proxy.demo.backend import Behaviour
+from tests.gang import Load, asked, gang, lines, metric, signed_in, until
 from tests.gateway import client_for, merged, settings_for
 from tests.real.parts import free_port
 from tests.real.redis import RedisServer
 from tests.serving import COMMAND, Serving, serving
-from tests.stories.tls import another_certificate, certificate
 from tests.wire import Line, connected, message
-from tests.world import Backend, Browser, Provider, running_backend, running_provider
-
-EVENTS = "/events?count=10000&interval=0.02"
-
-
-class Gang(Serving):
-    """The gateway with its workers."""
-
-    def pids(self) -> list[int]:
-        """The workers that live, as the kernel knows them."""
-        assert self.process._process is not None
-        pid = self.process._process.pid
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-    async def exit_status(self, within: float = 15) -> int:
-        child = self.process._process
-        assert child is not None
-        async with asyncio.timeout(within):
-            while child.poll() is None:
-                await asyncio.sleep(0.01)
-        return int(child.returncode)
-
-    def signal(self, number: signal.Signals) -> None:
-        self.process._signal(number)
-
-
-@asynccontextmanager
-async def gang(folder: Path, store: RedisServer | None, **config: Any) -> AsyncIterator[tuple[Gang, Provider, Backend]]:
-    """Two workers on one Redis; or, without it, one process."""
-    port = free_port()
-    shared: dict[str, Any] = {}
-    if store is not None:
-        shared = {"listen": {"workers": 2}, "store": {"type": "redis", "url": store.url}}
-    async with (
-        running_provider(clients=[client_for(f"http://127.0.0.1:{port}")], path="/realms/demo") as provider,
-        running_backend() as backend,
-        serving(merged(merged(settings_for(port, provider, backend), shared), config), folder) as gateway,
-    ):
-        gateway.__class__ = Gang
-        assert isinstance(gateway, Gang)
-        await gateway.until("/readyz", 200)
-        yield gateway, provider, backend
-
-
-async def signed_in(gateway: Serving) -> str:
-    async with Browser() as ann:
-        page = await ann.sign_in(f"{gateway.url}/echo", "ann", "ann")
-        assert page.status == 200, page.text
-        return ann.cookies.header(gateway.url)
-
-
-@asynccontextmanager
-async def lines(gateway: Serving, count: int) -> AsyncIterator[list[Line]]:
-    """So many connections: over two workers, both have some of sixteen, but for one time in thirty thousand."""
-    async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(connected(gateway.url)) for _ in range(count)]
-
-
-async def asked(gateway: Serving, line: Line, cookie: str, target: str = "/echo") -> int:
-    await line.send(message(gateway.url, f"GET {target}", cookie=cookie))
-    return (await line.response()).status
-
-
-async def metric(gateway: Serving, name: str) -> float:
-    """The sum of all series whose beginning is this."""
-    _, text = await gateway.ask("/metrics")
-    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.02)
-
+from tests.world import Browser, running_backend, running_provider
 
 # ── as with one ──
 
@@ -260,6 +184,17 @@ def _lives(pid: int) -> bool:
 
 
 @pytest.mark.slow
+async def test_f244_a_worker_that_hangs_is_replaced(redis_server: RedisServer, tmp_path: Path) -> None:
+    async with gang(tmp_path, redis_server) as (gateway, _, _):
+        stuck = gateway.pids()[1]
+        os.kill(stuck, signal.SIGSTOP)
+        await until(lambda: stuck not in gateway.pids(), 40)
+        assert [line["pid"] for line in gateway.lines(event="worker.hung")] == [stuck]
+        await until(lambda: len(gateway.lines(event="worker.ready")) == 3)
+        await gateway.until("/readyz", 200)
+
+
+@pytest.mark.slow
 async def test_f232_a_worker_that_does_not_end_is_killed_in_the_end(redis_server: RedisServer, tmp_path: Path) -> None:
     http = {"timeouts": {"drain_max": "1s"}}
     async with gang(tmp_path, redis_server, http=http) as (gateway, _, _):
@@ -270,229 +205,6 @@ async def test_f232_a_worker_that_does_not_end_is_killed_in_the_end(redis_server
         assert await gateway.exit_status() == 1
         assert 6 < time.monotonic() - began < 10
         assert [line["pid"] for line in gateway.lines(event="worker.killed")] == [stuck]
-
-
-# ── the end under load ──
-
-
-class Load:
-    """Clients that go on until they are refused. ``broken`` is what came to a connection that was accepted."""
-
-    def __init__(self, gateway: Serving, cookie: str) -> None:
-        self._gateway, self._cookie = gateway, cookie
-        self.answered = 0
-        self.over = False
-        self.broken: list[str] = []
-        self._tasks: list[asyncio.Task[None]] = []
-
-    def start(self, kind: Callable[[], Awaitable[None]], count: int = 1) -> None:
-        self._tasks += [asyncio.ensure_future(self._guarded(kind)) for _ in range(count)]  # type: ignore[arg-type]
-
-    async def ended(self) -> None:
-        async with asyncio.timeout(15):
-            await asyncio.gather(*self._tasks)
-
-    async def _guarded(self, kind: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await kind()
-        except ConnectionRefusedError:
-            return
-        except Exception as error:
-            self.broken.append(f"{kind.__name__}: {error!r}")
-
-    async def keep_alive(self) -> None:
-        """One request after the other, on one connection as long as it lasts."""
-        while True:
-            async with connected(self._gateway.url) as line:
-                closes = False
-                while not closes:
-                    await line.send(message(self._gateway.url, "GET /echo", cookie=self._cookie))
-                    response = await line.response()
-                    assert (response.status, response.cut) == (200, False)
-                    self.answered += 1
-                    closes = b"close" in response.all("connection")
-
-    async def one_each(self) -> None:
-        """One request a connection."""
-        while not self.over:
-            async with connected(self._gateway.url) as line:
-                request = message(self._gateway.url, "GET /echo", "Connection: close", cookie=self._cookie)
-                await line.send(request)
-                response = await line.response()
-                assert (response.status, response.cut) == (200, False)
-                self.answered += 1
-
-    async def slow_upload(self) -> None:
-        """A body that takes longer than the drain's beginning."""
-        async with connected(self._gateway.url) as line:
-            start = message(self._gateway.url, "POST /echo", "Content-Length: 3000", cookie=self._cookie)
-            await line.send(start)
-            for _ in range(30):
-                await line.send(b"x" * 100)
-                await asyncio.sleep(0.1)
-            response = await line.response("POST")
-            assert (response.status, response.cut) == (200, False)
-            assert b'"body_length": 3000' in response.body or b'"body_length":3000' in response.body
-            self.answered += 1
-
-    async def half_a_head(self) -> None:
-        """A request whose end comes after the drain has begun."""
-        async with connected(self._gateway.url) as line:
-            request = message(self._gateway.url, "GET /echo", cookie=self._cookie)
-            await line.send(request[:20])
-            await asyncio.sleep(2.5)
-            await line.send(request[20:])
-            response = await line.response()
-            assert (response.status, response.all("connection")) == (200, [b"close"])
-            self.answered += 1
-
-    async def websocket(self) -> None:
-        """Messages come back, until the server says that it goes away."""
-        async with aiohttp.ClientSession() as http:
-            headers = {"Origin": self._gateway.url, "Cookie": self._cookie}
-            url = f"{self._gateway.url}/ws"
-            async with http.ws_connect(url, headers=headers, autoclose=False) as opened:
-                while True:
-                    with contextlib.suppress(ConnectionError):  # the good-bye may be here, unread
-                        await opened.send_str("hello")
-                    got = await opened.receive(5)
-                    if got.type is not aiohttp.WSMsgType.TEXT:
-                        break
-                    assert got.data == "hello"
-                    self.answered += 1
-                    await asyncio.sleep(0.01)
-                assert (got.type, got.data) == (aiohttp.WSMsgType.CLOSE, 1001)
-
-    async def event_stream(self) -> None:
-        """Events, until the regular end of the stream."""
-        async with connected(self._gateway.url) as line:
-            await line.send(message(self._gateway.url, f"GET {EVENTS}", cookie=self._cookie))
-            response = await line.response()
-            assert (response.status, response.cut) == (200, False)
-            self.answered += 1
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-async def test_f232_sigterm_under_load_fails_no_request_that_was_accepted(
-    redis_server: RedisServer, tmp_path: Path, workers: int
-) -> None:
-    store = redis_server if workers > 1 else None
-    async with gang(tmp_path, store, log={"access": False}) as (gateway, _, _):
-        load = Load(gateway, await signed_in(gateway))
-        load.start(load.keep_alive, 8)
-        load.start(load.one_each, 4)
-        load.start(load.slow_upload, 4)
-        load.start(load.half_a_head, 4)
-        load.start(load.event_stream, 4)
-        load.start(load.websocket, 4)
-        await asyncio.sleep(1)
-        began = time.monotonic()
-        gateway.signal(signal.SIGTERM)
-        assert await gateway.exit_status() == 0
-        await load.ended()
-        assert load.broken == []
-        assert load.answered > 100
-        assert 1.5 < time.monotonic() - began < 5, "as long as the upload, and not much longer"
-        assert gateway.lines(event="shutdown")
-
-
-async def test_f232_the_load_balancer_has_time_to_notice(tmp_path: Path) -> None:
-    http = {"timeouts": {"drain_delay": "2s"}}
-    async with gang(tmp_path, None, http=http) as (gateway, _, _):
-        cookie = await signed_in(gateway)
-        gateway.signal(signal.SIGTERM)
-        await gateway.until("/readyz", 503, 1)
-        async with connected(gateway.url) as line:
-            await line.send(message(gateway.url, "GET /echo", cookie=cookie))
-            response = await line.response()
-        assert (response.status, response.all("connection")) == (200, [b"close"])
-        assert await gateway.exit_status() == 0
-
-
-async def test_f232_what_takes_longer_than_the_drain_is_seen_to_be_cut_off(tmp_path: Path) -> None:
-    http = {"timeouts": {"drain_max": "1s"}}
-    async with gang(tmp_path, None, http=http) as (gateway, _, backend):
-        cookie = await signed_in(gateway)
-        backend.switches.at["/drip"] = Behaviour(size=1000, drip=0.05)
-        async with connected(gateway.url) as line:
-            await line.send(message(gateway.url, "GET /drip", cookie=cookie))
-            reading = asyncio.create_task(line.response())
-            await asyncio.sleep(0.3)
-            began = time.monotonic()
-            gateway.signal(signal.SIGTERM)
-            response = await reading
-            assert response.cut
-            assert 0.9 < time.monotonic() - began < 2
-        assert await gateway.exit_status() == 0
-
-
-# ── TLS ──
-
-
-async def test_f234_every_worker_has_the_new_certificate_and_fails_nobody(
-    redis_server: RedisServer, tmp_path: Path
-) -> None:
-    old, new = certificate(), another_certificate()
-    both = ssl.create_default_context(cadata=old[0] + new[0])
-    file, key = tmp_path / "tls.crt", tmp_path / "tls.key"
-    file.write_text(old[0])
-    key.write_text(old[1])
-    port = free_port()
-    url = f"https://app.test:{port}"
-    async with (
-        running_provider(clients=[client_for(url)], path="/realms/demo") as provider,
-        running_backend() as backend,
-    ):
-        usual = settings_for(port, provider, backend)
-        usual["listen"] |= {"workers": 2, "tls": {"cert_file": str(file), "key_file": str(key)}}
-        usual |= {"public_url": url, "store": {"type": "redis", "url": redis_server.url}}
-        usual["routes"] = [{"path": "/", "auth": "none"}]
-        broken: list[object] = []
-        seen: list[bytes] = []
-
-        async def visit() -> None:
-            """A few requests over one connection."""
-            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=both, server_hostname="app.test")
-            seen.append(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
-            line = Line(reader, writer)
-            for _ in range(5):
-                await line.send(message(url, "GET /echo"))
-                response = await line.response()
-                assert (response.status, response.cut) == (200, False)
-                if b"close" in response.all("connection"):
-                    break
-            writer.close()
-
-        async def visits() -> None:
-            try:
-                while True:
-                    await visit()
-            except ConnectionRefusedError:
-                return
-            except Exception as error:
-                broken.append(error)
-
-        async with serving(usual, tmp_path) as gateway:
-            load = [asyncio.ensure_future(visits()) for _ in range(4)]
-            await until(lambda: len(seen) > 20)
-            file.write_text(new[0])
-            key.write_text(new[1])
-            await until(lambda: len(gateway.lines(event="files.reloaded")) == 2)
-            after = len(seen)
-            await until(lambda: len(seen) > after + 40 or bool(broken))
-            gateway.process._signal(signal.SIGTERM)
-            await asyncio.wait_for(asyncio.gather(*load), 15)
-        assert broken == []
-        assert {certificate_number(each) for each in seen[:20]} == {certificate_number_of(old)}
-        assert {certificate_number(each) for each in seen[after + 4 :]} == {certificate_number_of(new)}
-
-
-def certificate_number(encoded: bytes) -> int:
-    return x509.load_der_x509_certificate(encoded).serial_number
-
-
-def certificate_number_of(pair: tuple[str, str]) -> int:
-    return x509.load_pem_x509_certificate(pair[0].encode()).serial_number
 
 
 # ── where it listens ──

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import functools
-import secrets
 import ssl
 import tempfile
 from pathlib import Path
@@ -17,20 +16,20 @@ from cryptography.hazmat.primitives.asymmetric import ec
 @functools.cache
 def certificate() -> tuple[str, str]:
     """PEM of a self-signed certificate for the names of tests, and of its key."""
-    return another_certificate()
+    return another_certificate("tests")
 
 
-def another_certificate() -> tuple[str, str]:
-    """One more."""
+def another_certificate(name: str = "others") -> tuple[str, str]:
+    """One more, of this common name: who trusts several tells them apart by it."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"tests {secrets.token_hex(4)}")])
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     names = [x509.DNSName(text) for text in ("app.test", "a.apps.test", "localhost")]
     day = datetime.timedelta(days=1)
     now = datetime.datetime.now(datetime.UTC)
     made = (
         x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
+        .subject_name(subject)
+        .issuer_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - day)

@@ -109,4 +109,4 @@ def _same_user(connection: socket.socket) -> bool:
     """Whether the other end is a process of our own user."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     _, user, _ = struct.unpack("3i", credentials)
-    return bool(user == os.getuid())
+    return bool(user == os.geteuid())

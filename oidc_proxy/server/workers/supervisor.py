@@ -168,17 +168,26 @@ class Supervisor:
     def _fill_places(self, now: float) -> None:
         for place in self._places:
             if place.child is None and place.due <= now:
-                place.child = self._begin(place)
+                try:
+                    place.child = self._begin(place)
+                except OSError as error:  # no memory, or too many processes or files, for now
+                    self._telemetry.message("error", "worker.not_started", reason=str(error))
+                    self._later(place)
 
     def _begin(self, place: _Place) -> _Child:
         ours, theirs = socket.socketpair()
         # A signal that comes before the worker can hear it waits.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        pid = os.fork()
-        if pid == 0:
-            self._become(place, ours, theirs)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        theirs.close()
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._become(place, ours, theirs)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            theirs.close()
         ours.setblocking(False)
         child = _Child(pid, ours, time.monotonic())
         self._selector.register(ours, selectors.EVENT_READ, child)
@@ -232,9 +241,15 @@ class Supervisor:
             self._telemetry.message("error", "worker.died", pid=child.pid, worker=number, reason=reason)
 
     def _left_place(self, place: _Place, child: _Child) -> None:
-        now = time.monotonic()
-        place.failures = place.failures + 1 if now - child.born < EARLY else 0
-        place.due = now + (min(SLOWEST, 0.1 * 2**place.failures) if place.failures else 0.0)
+        if time.monotonic() - child.born < EARLY:
+            self._later(place)
+        else:
+            place.failures, place.due = 0, 0.0
+
+    def _later(self, place: _Place) -> None:
+        """Fill the place after a while, which is longer each time."""
+        place.failures += 1
+        place.due = time.monotonic() + min(SLOWEST, 0.1 * 2 ** min(place.failures, 10))
 
     def _begin_end(self) -> None:
         """Let every worker drain. What they listen on is theirs alone from now on, so that they can close it."""

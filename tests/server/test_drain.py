@@ -1,0 +1,145 @@
+"""How all of it ends (F232), and what is renewed while it runs (F234): as processes, under load."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import ssl
+import time
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from oidc_proxy.demo.backend import Behaviour
+from tests.gang import Load, gang, signed_in, until
+from tests.gateway import client_for, settings_for
+from tests.real.parts import free_port
+from tests.real.redis import RedisServer
+from tests.serving import serving
+from tests.stories.tls import another_certificate, certificate
+from tests.wire import Line, connected, message
+from tests.world import running_backend, running_provider
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_f232_sigterm_under_load_fails_no_request_that_was_accepted(
+    redis_server: RedisServer, tmp_path: Path, workers: int
+) -> None:
+    store = redis_server if workers > 1 else None
+    async with gang(tmp_path, store, log={"access": False}) as (gateway, _, _):
+        load = Load(gateway, await signed_in(gateway))
+        load.start(load.keep_alive, 8)
+        load.start(load.one_each, 4)
+        load.start(load.slow_upload, 4)
+        load.start(load.half_a_head, 4)
+        load.start(load.event_stream, 4)
+        load.start(load.websocket, 4)
+        await asyncio.sleep(1)
+        began = time.monotonic()
+        gateway.signal(signal.SIGTERM)
+        assert await gateway.exit_status() == 0
+        await load.ended()
+        assert load.broken == []
+        assert load.answered > 100
+        assert 1.5 < time.monotonic() - began < 5, "as long as the upload, and not much longer"
+        assert gateway.lines(event="shutdown")
+
+
+async def test_f232_the_load_balancer_has_time_to_notice(tmp_path: Path) -> None:
+    http = {"timeouts": {"drain_delay": "2s"}}
+    async with gang(tmp_path, None, http=http) as (gateway, _, _):
+        cookie = await signed_in(gateway)
+        gateway.signal(signal.SIGTERM)
+        await gateway.until("/readyz", 503, 1)
+        async with connected(gateway.url) as line:
+            await line.send(message(gateway.url, "GET /echo", cookie=cookie))
+            response = await line.response()
+        assert (response.status, response.all("connection")) == (200, [b"close"])
+        assert await gateway.exit_status() == 0
+
+
+async def test_f232_what_takes_longer_than_the_drain_is_seen_to_be_cut_off(tmp_path: Path) -> None:
+    http = {"timeouts": {"drain_max": "1s"}}
+    async with gang(tmp_path, None, http=http) as (gateway, _, backend):
+        cookie = await signed_in(gateway)
+        backend.switches.at["/drip"] = Behaviour(size=1000, drip=0.05)
+        async with connected(gateway.url) as line:
+            await line.send(message(gateway.url, "GET /drip", cookie=cookie))
+            reading = asyncio.create_task(line.response())
+            await asyncio.sleep(0.3)
+            began = time.monotonic()
+            gateway.signal(signal.SIGTERM)
+            response = await reading
+            assert response.cut
+            assert 0.9 < time.monotonic() - began < 2
+        assert await gateway.exit_status() == 0
+
+
+# ── TLS ──
+
+
+async def test_f234_every_worker_has_the_new_certificate_and_fails_nobody(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    old, new = certificate(), another_certificate()
+    both = ssl.create_default_context(cadata=old[0] + new[0])
+    file, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    file.write_text(old[0])
+    key.write_text(old[1])
+    port = free_port()
+    url = f"https://app.test:{port}"
+    async with (
+        running_provider(clients=[client_for(url)], path="/realms/demo") as provider,
+        running_backend() as backend,
+    ):
+        usual = settings_for(port, provider, backend)
+        usual["listen"] |= {"workers": 2, "tls": {"cert_file": str(file), "key_file": str(key)}}
+        usual |= {"public_url": url, "store": {"type": "redis", "url": redis_server.url}}
+        usual["routes"] = [{"path": "/", "auth": "none"}]
+        broken: list[object] = []
+        seen: list[bytes] = []
+
+        async def visit() -> None:
+            """A few requests over one connection."""
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=both, server_hostname="app.test")
+            seen.append(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
+            line = Line(reader, writer)
+            for _ in range(5):
+                await line.send(message(url, "GET /echo"))
+                response = await line.response()
+                assert (response.status, response.cut) == (200, False)
+                if b"close" in response.all("connection"):
+                    break
+            writer.close()
+
+        async def visits() -> None:
+            try:
+                while True:
+                    await visit()
+            except ConnectionRefusedError:
+                return
+            except Exception as error:
+                broken.append(error)
+
+        async with serving(usual, tmp_path) as gateway:
+            load = [asyncio.ensure_future(visits()) for _ in range(4)]
+            await until(lambda: len(seen) > 20)
+            file.write_text(new[0])
+            key.write_text(new[1])
+            await until(lambda: len(gateway.lines(event="files.reloaded")) == 2)
+            after = len(seen)
+            await until(lambda: len(seen) > after + 40 or bool(broken))
+            gateway.process._signal(signal.SIGTERM)
+            await asyncio.wait_for(asyncio.gather(*load), 15)
+        assert broken == []
+        assert {certificate_number(each) for each in seen[:20]} == {certificate_number_of(old)}
+        assert {certificate_number(each) for each in seen[after + 4 :]} == {certificate_number_of(new)}
+
+
+def certificate_number(encoded: bytes) -> int:
+    return x509.load_der_x509_certificate(encoded).serial_number
+
+
+def certificate_number_of(pair: tuple[str, str]) -> int:
+    return x509.load_pem_x509_certificate(pair[0].encode()).serial_number
