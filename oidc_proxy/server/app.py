@@ -38,7 +38,7 @@ from .refresh import Refresher
 from .sessions import Sessions
 from .store import MeasuredStore, RedisStoreSettings, open_store
 from .telemetry import Telemetry
-from .upstream import Servers, open_upstream
+from .upstream import Backend, Servers, open_upstream
 
 LASTING_GRACE = 5.0
 """Seconds that what would go on for ever may take to end, once both sides were told."""
@@ -68,6 +68,12 @@ class App:
         keys = login_keys(config) if keys is None else keys
         store = MeasuredStore(self._store, self.telemetry.metrics.store_operation)
         announcement = Announcement(config.identity)
+        cache: Cache[SignedIn] = Cache(
+            entries=config.session.cache.entries,
+            ttl=config.session.cache.ttl,
+            grace=config.store.outage_grace if isinstance(config.store, RedisStoreSettings) else 0,
+            clock=clock,
+        )
         archive = Archive(
             store,
             Registry(keys),
@@ -76,12 +82,6 @@ class App:
             self.telemetry,
             clock,
             announcement=announcement if config.forward_auth.dialects else None,
-        )
-        cache: Cache[SignedIn] = Cache(
-            entries=config.session.cache.entries,
-            ttl=config.session.cache.ttl,
-            grace=config.store.outage_grace if isinstance(config.store, RedisStoreSettings) else 0,
-            clock=clock,
         )
         refresher = Refresher(archive, cache, self._provider, self.telemetry)
         self._sessions = Sessions(archive, cache, refresher, self.telemetry)
@@ -120,13 +120,7 @@ class App:
             page=config.ui,
             clock=clock,
         )
-        shortest = min(filter(None, (route.timeout for route in config.routes)), default=0.0)
-        self._upstreams = {
-            name: open_upstream(
-                settings, config.public_url[0].authority, partial(self.telemetry.upstream, name), shortest
-            )
-            for name, settings in config.upstreams.items()
-        }
+        self._upstreams = self._backends()
         routes = policy.compile_routes(config.routes, [origin.host for origin in config.public_url])
         self._forwarding = Forwarding(
             routes.all,
@@ -169,6 +163,14 @@ class App:
         self._private = Listener(self.admin.handle, config.http, self.telemetry, clock)
         self._files = self._watched_files()
         self._alone = True
+
+    def _backends(self) -> dict[str, Backend]:
+        shortest = min(filter(None, (route.timeout for route in self.config.routes)), default=0.0)
+        host = self.config.public_url[0].authority
+        return {
+            name: open_upstream(settings, host, partial(self.telemetry.upstream, name), shortest)
+            for name, settings in self.config.upstreams.items()
+        }
 
     @property
     def port(self) -> int:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from oidc_proxy.messages import NEVER_FROM_CLIENTS, HeaderFilter, canonical_name, http_date
+from oidc_proxy.messages import NEVER_FROM_CLIENTS, HeaderFilter, HeaderPlan, canonical_name, http_date
 
 from .samples import COOKIES, Lines, lines
 
@@ -269,3 +269,19 @@ def test_f157_no_spelling_of_an_identity_header_gets_through(said: Lines) -> Non
 )
 def test_a_date_in_the_one_form_that_is_sent(instant: int, text: str) -> None:
     assert http_date(instant) == text
+
+
+def test_headers_of_our_own_are_made_once() -> None:
+    plan = HeaderPlan(((b"X-Forwarded-User", b"ann"), (b"Authorization", b"Bearer t")))
+    assert plan.lines == b"X-Forwarded-User: ann\r\nAuthorization: Bearer t\r\n"
+    assert plan.without({b"authorization"}) == ((b"X-Forwarded-User", b"ann"),)
+    assert HeaderPlan(()).lines == b""
+
+
+@pytest.mark.parametrize(
+    "header",
+    [(b"X", b"a\r\nY: b"), (b"X", b"a\n"), (b"X", b"\0"), (b"X Y", b"a"), (b"", b"a"), (b"X:", b"a"), (b"X\n", b"a")],
+)
+def test_bad_headers_of_our_own_are_never_made(header: tuple[bytes, bytes]) -> None:
+    with pytest.raises(ValueError, match="header name that is none, or a line break"):
+        HeaderPlan((header,))

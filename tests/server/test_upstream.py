@@ -765,7 +765,7 @@ async def test_slow_reader_stops_the_backend() -> None:
         stopped = sent
         await asyncio.sleep(0.1)
         assert sent == stopped < total
-        assert response._queued == 0, "nothing is read ahead for a reader that has not asked for more"
+        assert response.queued == 0, "nothing is read ahead for a reader that has not asked for more"
         assert size + len(await everything(response)) == 40_000_000
         assert await get(client) == (200, b"ok")
         assert len(it.peers) == 1

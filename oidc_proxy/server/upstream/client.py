@@ -8,9 +8,10 @@ import ssl
 from collections.abc import Sequence
 
 from oidc_proxy.errors import UpstreamFault
-from oidc_proxy.server.upstream.connection import Connection, Unanswered, UpstreamResponse
+from oidc_proxy.server.upstream.connection import Connection, Unanswered
 from oidc_proxy.server.upstream.framing import Body, request_head
 from oidc_proxy.server.upstream.pool import Pool
+from oidc_proxy.server.upstream.response import UpstreamResponse
 from oidc_proxy.server.upstream.settings import Address, UpstreamSettings, Waits, tls_context
 
 _REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})

@@ -1,5 +1,4 @@
-# ruff: noqa: SLF001  (a response is one half of its connection; only the other half reaches into it)
-"""One connection to a backend, and the response that it is receiving.
+"""One connection to a backend: requests out, responses in.
 
 llhttp parses; what it leaves to its user is done here: limits, the end of bodies that only the close of the connection
 ends, responses to HEAD, transfer codings, trailers, and bytes after the end of a response.
@@ -17,6 +16,7 @@ from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrad
 
 from oidc_proxy.errors import RequestFault, UpstreamFault
 from oidc_proxy.server.upstream.framing import Body, announces_events, check_switch, invalid, response_framing
+from oidc_proxy.server.upstream.response import UpstreamResponse
 from oidc_proxy.server.upstream.settings import UpstreamTimeouts, Waits
 
 HEAD_LIMIT = 64 * 1024
@@ -44,101 +44,6 @@ class Owner(Protocol):
     def free(self, connection: Connection) -> None: ...
     def set_apart(self, connection: Connection) -> None: ...
     def gone(self, connection: Connection) -> None: ...
-
-
-class UpstreamResponse:
-    """A response, from its head on. Either read it to the end or abort it: until then it occupies its connection."""
-
-    __slots__ = (
-        "_chunks",
-        "_connection",
-        "_fault",
-        "_queued",
-        "_waiter",
-        "bodiless",
-        "chunked",
-        "content_length",
-        "ended",
-        "endless",
-        "headers",
-        "reason",
-        "status",
-    )
-
-    def __init__(
-        self,
-        connection: Connection,
-        status: int,
-        reason: bytes,
-        headers: tuple[tuple[bytes, bytes], ...],
-        content_length: int | None,
-        chunked: bool,
-        bodiless: bool,
-    ) -> None:
-        self.status = status
-        self.reason = reason
-        self.headers = headers
-        """Exactly the bytes received, hop-by-hop fields included; trailers are not."""
-        self.content_length = content_length
-        """As announced. With ``bodiless`` it describes a body that does not follow (RFC 9110 §8.6)."""
-        self.chunked = chunked
-        self.bodiless = bodiless
-        """No body follows, whatever the head says: response to HEAD, 204, 304 (RFC 9112 §6.3)."""
-        self.endless = False
-        """An event stream: it lasts as long as both sides like, and does not count as one of ``max_connections``."""
-        self.ended = False
-        """The last byte has arrived: ``rest`` is all that is left of the body."""
-        self._connection: Connection | None = connection
-        self._chunks: list[bytes] = []
-        self._queued = 0
-        self._waiter: asyncio.Future[None] | None = None
-        self._fault: Exception | None = None
-
-    async def read(self) -> bytes:
-        """What has arrived of the body, at least one byte; b"" at its end. One reader at a time.
-
-        Raises UpstreamFault when the body cannot be completed; what had arrived before is returned first.
-        """
-        while not self._chunks:
-            if self.ended:
-                return b""
-            if self._fault is not None:
-                raise self._fault
-            if self._connection is not None:
-                self._connection.resume()  # not before: whoever took the last piece may be slow to pass it on
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        return self.rest()
-
-    def rest(self) -> bytes:
-        """What has arrived of the body and was not read; all that is left of it once it has ``ended``."""
-        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-        self._chunks.clear()
-        self._queued = 0
-        return data
-
-    def abort(self) -> None:
-        """Nobody wants the rest: closes the connection at once, unless the response is complete already."""
-        if self._connection is not None:
-            self._connection.fail(invalid("the response was abandoned"))
-        self._chunks.clear()
-
-    def leave(self) -> tuple[asyncio.Transport, bytes]:
-        """After status 101: the connection, which serves no requests any more, and what has come behind the head.
-
-        It is not being read from: set its protocol, and resume. Raises UpstreamFault if the backend is gone already.
-        """
-        connection, self._connection = self._connection, None
-        if connection is None:
-            raise self._fault or invalid("the response was abandoned")
-        return connection.leave()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 class _Beyond:
@@ -239,9 +144,7 @@ class Connection(asyncio.Protocol):
         if answer is not None and not answer.done():
             answer.set_exception(fault)
         if response is not None:
-            response._connection = None
-            response._fault = fault
-            response._wake()
+            response.break_off(fault)
 
     def expire(self) -> None:
         """The deadline has passed."""
@@ -270,7 +173,7 @@ class Connection(asyncio.Protocol):
             if cleanly and self._close_delimited:
                 response = self._response
                 self._finish(response)
-                response._wake()
+                response.wake()
             else:
                 self.fail(invalid("the backend closed the connection before the end of its response"))
         elif self._answer is not None and self._used and self._head_size == 0:
@@ -371,9 +274,9 @@ class Connection(asyncio.Protocol):
             if response is None:
                 return
         else:
-            before = response._queued
+            before = response.queued
             self._feed(data)
-            self._silent = self._silent + len(data) if response._queued == before else 0
+            self._silent = self._silent + len(data) if response.queued == before else 0
             if self._silent > HEAD_LIMIT:
                 # Chunk extensions and trailers are dropped, but they are not endless (RFC 9112 §7.1.1, §7.1.2).
                 self.fail(invalid(f"more than {HEAD_LIMIT} bytes of chunk framing or trailers"))
@@ -381,13 +284,12 @@ class Connection(asyncio.Protocol):
             return
         if self._complete:
             self._finish(response) if response.status != 101 else self._stand_still()
-        elif response._queued > QUEUE_LIMIT and not self._paused:
+        elif response.queued > QUEUE_LIMIT and not self._paused:
             self._paused = True
             self._transport.pause_reading()
         else:
             self._await_backend()
-        if response._waiter is not None:
-            response._wake()
+        response.wake()
 
     def _feed_head(self, data: bytes) -> None:
         """Feed bytes while the head is not complete, never more than the limit: llhttp itself has none."""
@@ -442,8 +344,7 @@ class Connection(asyncio.Protocol):
 
     def _finish(self, response: UpstreamResponse) -> None:
         """The response is whole: let the connection serve again, if it can."""
-        response.ended = True
-        response._connection = None
+        response.complete()
         if self._sent:  # else what is left of the request must not be flushed first
             self._response = None
         if self._broken or not (self._keep and self._sent):
@@ -550,8 +451,7 @@ class Connection(asyncio.Protocol):
         if response is None or self._complete:
             self._broken = True
             return
-        response._chunks.append(body)
-        response._queued += len(body)
+        response.add(body)
 
     def on_message_complete(self) -> None:
         if self._response is not None:  # else an interim response

@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 from oidc_proxy.errors import ProxyError, UpstreamFault
 from oidc_proxy.server.upstream.client import NotConnected, Upstream
-from oidc_proxy.server.upstream.connection import UpstreamResponse
 from oidc_proxy.server.upstream.framing import Body
+from oidc_proxy.server.upstream.response import UpstreamResponse
 from oidc_proxy.server.upstream.settings import UpstreamSettings, Waits
 
 Report: TypeAlias = Callable[[str, bool, str], None]
