@@ -7,6 +7,8 @@ and what to do instead. Imports count wherever they stand: within functions and 
 from __future__ import annotations
 
 import ast
+import importlib
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -234,6 +236,18 @@ def test_modules_import_downwards_and_the_root_is_pure(module: str) -> None:
     path = MODULES[module]
     found = breaches(path.read_text(encoding="utf-8"), module, path.name == "__init__.py")
     assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_regular_expression_is_possessive_or_atomic(module: str) -> None:
+    # Python 3.11 before 3.11.5, which Debian 12 has, matches them wrongly: gh-100061, gh-106052.
+    if module.endswith("__main__"):
+        return
+    for name, value in vars(importlib.import_module(module)).items():
+        if isinstance(value, re.Pattern):
+            parsed = repr(re._parser.parse(value.pattern, value.flags).data)  # type: ignore[attr-defined]
+            assert "POSSESSIVE" not in parsed, name
+            assert "ATOMIC" not in parsed, name
 
 
 def test_the_modules_are_there() -> None:

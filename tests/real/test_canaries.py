@@ -217,7 +217,9 @@ async def planted_ones_are_found(it: Scene, redis_server: RedisServer) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["a secret: with % & ü in it", secrets.token_urlsafe(32), "ey0.eyJhIjoiYiJ9eyJh.c2ln" * 3]
+    "value",
+    ["a secret: with % & ü in it", secrets.token_urlsafe(32), "ey0.eyJhIjoiYiJ9eyJh.c2ln" * 3],
+    ids=["a sentence", "random", "a token"],
 )
 def test_a_canary_is_found_in_every_form_and_at_any_place(value: str) -> None:
     canaries = Canaries()
