@@ -25,7 +25,19 @@ FLOORS = (
         *(
             f"server.{name}"
             for name in (
-                *("provider", "store", "cache", "upstream", "telemetry", "metrics", "outlet", "front", "files", "pipe"),
+                *(
+                    "provider",
+                    "store",
+                    "cache",
+                    "upstream",
+                    "telemetry",
+                    "metrics",
+                    "outlet",
+                    "front",
+                    "files",
+                    "pipe",
+                    "grpc",
+                ),
             )
         ),
     },
@@ -61,6 +73,7 @@ SAME_FLOOR = {
     "sessions": {"identity", "oidc", "tokens"},  # a session holds what a sign-in brought
     "policy": {"sessions", "identity", "tokens", "websocket"},
     "forward_auth": {"policy", "sessions", "identity", "tokens", "pages"},
+    "server.grpc": {"server.front"},  # what a listening socket is
     "server.files": {"server.telemetry"},  # that a renewed file is no good must be heard
     # A session is looked for in memory, then in the store, and is renewed at the provider; each knows those before it.
     "server.refresh": {"server.archive"},
@@ -107,6 +120,10 @@ OWNERS = {
     "joserfc": ({"tokens", "demo"}, "one folder verifies tokens, small enough to audit"),
     "cryptography": ({"sessions"}, "one file seals"),
     "authlib": ({"oidc"}, "one folder speaks OAuth"),
+    **dict.fromkeys(
+        ("grpc", "envoy", "google"),
+        ({"server.grpc"}, "one file speaks gRPC, so that nobody who does without it must have it"),
+    ),
     "httptools": ({"server.upstream"}, "one folder speaks HTTP to backends"),
     "prometheus_client": ({"server.metrics"}, "one file knows what numbers look like outside"),
     "uvloop": ({"server.workers"}, "one file decides what a process is"),

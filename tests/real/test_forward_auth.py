@@ -73,7 +73,8 @@ async def ingress(front: Front, folder: Path, config: Mapping[str, Any] | None =
     client = {"redirect_uris": (f"{url}/oauth2/callback",), "post_logout_redirect_uris": (f"{url}/*",)}
     settings = {"public_url": url, "upstream": None, **front.settings(), **(config or {})}
     async with running_world(settings, client=client) as world:
-        process = await asyncio.to_thread(front.start, folder, port, world.app.port, world.backend.port)
+        app = world.app
+        process = await asyncio.to_thread(front.start, folder, port, app.port, world.backend.port, app.grpc_port)
         try:
             yield Ingress(url, world, front, process)
         finally:
