@@ -62,7 +62,7 @@ class GrpcDoor:
         options = [
             ("grpc.so_reuseport", int(bool(reserved))),
             ("grpc.max_receive_message_length", MESSAGE_BYTES),
-            ("grpc.max_concurrent_streams", MOST),
+            ("grpc.max_concurrent_streams", 2 * MOST),  # those beyond get an answer, too
         ]
         self._server = grpc.aio.server(options=options)
         services = {
