@@ -453,9 +453,9 @@ def named(lines: RawHeaders) -> CIMultiDictProxy[str]:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What Envoy is told. With status 200, ``headers`` are set in the request, after which ``removed`` are taken out;
+    """What Envoy is told. 200 lets pass: ``headers`` are set in the request, then ``removed`` are taken out of it.
 
-    with any other, they are those of the answer that the visitor gets, with ``body``.
+    Any other status is an answer for the visitor, with these headers and this body.
     """
 
     status: int
@@ -467,17 +467,16 @@ class Answer:
 def allowed(block: bytes, head: RequestHead, own: OwnCookies | None) -> Answer:
     """Let pass, as whom ``block`` announces. ``own`` are the cookies that stay behind, unless it comes to us."""
     said = [(name.lower(), value) for name, _, value in (line.partition(": ") for line in _texts(block))]
-    names = {canonical_name(name) for name, _ in said}
+    names = {_folded(name) for name, _ in said}
     exact = {name for name, _ in said}
     removed = [name for name, value in said if not value]
     came = dict.fromkeys(name.decode("ascii").lower() for name, _ in head.raw_headers)
-    removed += [name for name in came if name not in exact and (canonical_name(name) in names or _is_a_claim(name))]
+    removed += [name for name in came if name not in exact and (_folded(name) in names or _is_a_claim(name))]
     headers = [(name, value) for name, value in said if value]
     before = b"; ".join(value for name, value in head.raw_headers if name.lower() == b"cookie")
     after = own.strip(before) if own is not None else before
     if after != before:
-        # A message has text only; what is none was no cookie of anybody's that speaks to Envoy.
-        text = after.decode("utf-8", "ignore")
+        text = after.decode("utf-8", "ignore")  # a message has nothing but text: what is none goes, with ours
         if text and text.encode() == after:
             headers.append(("cookie", text))
         else:
@@ -495,16 +494,17 @@ def _texts(block: bytes) -> list[str]:
 
 
 _WRITTEN_BY_ENVOY = frozenset({
-    "x-forwarded-for", "x-forwarded-proto", "x-forwarded-port", "x-forwarded-client-cert", "x-request-id",
-    "x-envoy-external-address", "x-envoy-original-path",
+    "x-forwarded-for", "x-forwarded-proto", "x-forwarded-client-cert", "x-request-id", "x-envoy-external-address",
 })  # fmt: skip
 """What Envoy itself makes of what the client says, before it asks."""
 
+_folded = lru_cache(512)(canonical_name)
+"""Names may be as long as Envoy lets headers be, so not too many are remembered."""
 
-@lru_cache(512)
+
 def _is_a_claim(name: str) -> bool:
-    """Whether clients use a header to say who they are or what they ask for, to whom it may believe them."""
+    """Whether clients use a header to say who they are, or what they ask for, to whoever believes them."""
     if name in _WRITTEN_BY_ENVOY:
         return False
-    folded = canonical_name(name)
+    folded = _folded(name)
     return folded in NEVER_FROM_CLIENTS or folded.startswith(NEVER_PREFIXES)

@@ -141,6 +141,8 @@ def test_what_is_said_replaces_and_what_is_not_said_is_removed() -> None:
         ("x-real-ip", True),
         ("forwarded", True),
         ("x_forwarded_for", True),
+        ("x-forwarded-port", True),
+        ("x-envoy-original-path", True),
         ("x-forwarded-for", False),  # Envoy's own
         ("x-forwarded-proto", False),
         ("x-request-id", False),
