@@ -317,6 +317,7 @@ def test_no_two_rules_contradict() -> None:
         ("server.cache", "from redis.exceptions import RedisError", "for server.store only"),
         ("server.store", "from prometheus_client import Counter", "for server.metrics only"),
         ("server.app", "import yaml", "for config only"),
+        ("server.gateway", "from envoy.service.auth.v3 import external_auth_pb2", "for server.grpc only"),
         ("oidc.metadata", "from joserfc import jwt", "for demo and tokens only"),
         ("tokens.keys", "from cryptography.hazmat.primitives import hashes", "for sessions only: one file seals"),
         ("server.provider", "import authlib.jose", "for oidc only"),

@@ -131,18 +131,16 @@ class Gateway:
             began=time.perf_counter(), request_id=self._telemetry.fresh_request_id(), dialect=self._checks.grpc
         )
         self._telemetry.metrics.in_flight += 1
+        answer = Answer(499)  # unless there is one before Envoy goes away
         try:
             answer = await self._judge(asked, peer, question, patience)
-        except asyncio.CancelledError:
-            asked.status = 499  # Envoy went away
-            raise
         except ProxyError as error:
             answer = denied(self._failure(asked, error), asked.request_id)
         except Exception as error:
             answer = denied(self._defect(asked, error), asked.request_id)
         finally:
             self._telemetry.metrics.in_flight -= 1
-            asked.status = asked.status or answer.status
+            asked.status, asked.bytes_out = answer.status, len(answer.body)
             self._count(asked, question.method)
             agent = asked.head.headers.get("User-Agent") if asked.head else None
             self._access(asked, peer, question.method, "gRPC", agent)

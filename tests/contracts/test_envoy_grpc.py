@@ -354,6 +354,21 @@ async def test_who_waits_too_short_a_time_is_told_before_it_is_over(monkeypatch:
         assert world.metric("http_requests_in_flight") == 0
 
 
+async def test_who_goes_away_is_no_error_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with asked_world() as world:
+        cookie, gate = await cookie_of(world, "ann"), asyncio.Event()
+        monkeypatch.setattr(world.app._sessions, "at_hand", lambda _: None)
+        monkeypatch.setattr(world.app._sessions, "current", lambda _: gate.wait())
+        going = asyncio.create_task(ask(world, question(world, cookie=cookie)))
+        while world.metric("http_requests_in_flight") != 1:
+            await asyncio.sleep(0.01)
+        going.cancel()
+        while world.metric("http_requests_in_flight") != 0:
+            await asyncio.sleep(0.01)
+        assert world.lines(type="access", status=499, protocol="gRPC")
+        assert not world.lines(event="internal_error")
+
+
 async def test_more_checks_than_there_is_room_for_are_denied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("oidc_proxy.server.grpc.MOST", 2)
     async with asked_world() as world:
@@ -422,5 +437,8 @@ async def test_the_log_and_the_metrics_have_the_request_that_was_asked_about() -
         assert seen == ["PUT", authority(world.url), "/page", "/page", "allow", "203.0.113.9", 200]
         assert (line["protocol"], line["user_agent"], line["sub"]) == ("gRPC", "seen", ANN.sub)
         assert world.metric("http_requests_total", route="/page", method="PUT", code="200") == 1
+        told = await ask(world, question(world, lines=("X-Request-Id: refused-by-us", "Accept: text/html")))
+        (line,) = world.lines(request_id="refused-by-us", type="access")
+        assert (line["status"], line["decision"], line["bytes_out"]) == (302, "sign_in", 0)
         secrets = cookie.split("oidc_proxy=")[1].split(";")[0]
         assert secrets not in world.log.getvalue()
