@@ -437,8 +437,8 @@ async def test_the_log_and_the_metrics_have_the_request_that_was_asked_about() -
         assert seen == ["PUT", authority(world.url), "/page", "/page", "allow", "203.0.113.9", 200]
         assert (line["protocol"], line["user_agent"], line["sub"]) == ("gRPC", "seen", ANN.sub)
         assert world.metric("http_requests_total", route="/page", method="PUT", code="200") == 1
-        told = await ask(world, question(world, lines=("X-Request-Id: refused-by-us", "Accept: text/html")))
+        await ask(world, question(world, lines=("X-Request-Id: refused-by-us", "Accept: text/html")))
         (line,) = world.lines(request_id="refused-by-us", type="access")
-        assert (line["status"], line["decision"], line["bytes_out"]) == (302, "sign_in", 0)
+        assert (line["status"], line["decision"], line["bytes_out"]) == (302, "login", 0)
         secrets = cookie.split("oidc_proxy=")[1].split(";")[0]
         assert secrets not in world.log.getvalue()
