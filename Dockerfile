@@ -4,10 +4,13 @@ ARG PYTHON=3.13
 FROM python:${PYTHON}-slim-trixie AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
-COPY requirements-build.lock requirements.lock ./
+# --build-arg EXTRA=grpc: with what Envoy's ext_authz over gRPC takes.
+ARG EXTRA=
+COPY requirements-build.lock requirements.lock requirements-grpc.lock ./
 RUN python -m venv --without-pip /app \
  && pip install --require-hashes --only-binary :all: -r requirements-build.lock \
- && pip --python /app/bin/python install --require-hashes --no-deps --only-binary :all: -r requirements.lock
+ && pip --python /app/bin/python install --require-hashes --no-deps --only-binary :all: \
+    -r requirements.lock ${EXTRA:+-r "requirements-${EXTRA}.lock"}
 COPY pyproject.toml README.md LICENSE ./
 COPY oidc_proxy ./oidc_proxy
 RUN pip wheel --no-deps --no-index --no-build-isolation --wheel-dir /wheels . \

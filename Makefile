@@ -10,6 +10,7 @@ LOCK := CUSTOM_COMPILE_COMMAND="make lock" pip-compile --quiet --generate-hashes
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --upgrade
 DEVELOPMENT := import tomllib; groups = tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]; \
 	print(*groups["test"], *groups["check"], sep="\n")
+EXTRA := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["grpc"], sep="\n")
 APPLICATIONS := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["applications"], sep="\n")
 PURE := values errors messages caching rewriting tokens oidc identity sessions websocket policy pages forward_auth
 INTO := .
@@ -72,4 +73,5 @@ lock: ## choose the newest versions that pyproject.toml allows (needs pip-tools 
 	echo 'async-timeout; python_version < "3.12"' | $(LOCK) --output-file requirements.lock pyproject.toml -
 	python3 -c '$(DEVELOPMENT)' | $(LOCK) --constraint requirements.lock --output-file requirements-dev.lock -
 	echo hatchling | $(LOCK) --constraint requirements-dev.lock --output-file requirements-build.lock -
+	python3 -c '$(EXTRA)' | $(LOCK) --constraint requirements.lock --constraint requirements-dev.lock --output-file requirements-grpc.lock -
 	python3 -c '$(APPLICATIONS)' | $(LOCK) --output-file requirements-apps.lock -

@@ -12,7 +12,7 @@ The floors. A module imports from floors below it, and within a floor only along
        server.endpoints, server.exchange and server.checks, which these share;
        server.gauges, server.admin: both read, admin ends sessions too   the order of the awaits
     3  server.front, server.provider, server.store, server.cache, server.upstream, server.pipe,
-       server.files -> server.telemetry -> server.metrics, server.outlet
+       server.files -> server.telemetry -> server.metrics, server.outlet; server.grpc -> server.front
     2  sessions -> oidc -> tokens; identity -> tokens; policy -> websocket; pages;
        forward_auth -> policy, identity, pages               what follows from what is known
     1  messages -> caching; rewriting                        HTTP as values

@@ -294,6 +294,13 @@ class InternalFault(ProxyError):
             "The gateway made a mistake. Please try again.",
             "A defect: please report the log line `internal_error` with this request id.",
         ),
+        "overloaded": Entry(
+            503,
+            "Busy",
+            "The gateway is busy. Please try again in a moment.",
+            "A check over gRPC took longer than the proxy waits (`timeout` of its `grpc_service`), or too many were "
+            "under way.",
+        ),
     }
 
 

@@ -8,23 +8,28 @@ of headers and no other: what one proxy overwrites, another lets through as the 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Literal, Protocol, TypeAlias
 from urllib.parse import quote, unquote_plus
 
 from msgspec.structs import replace
+from multidict import CIMultiDict, CIMultiDictProxy
 from pydantic import Field
 
 from . import pages
 from .errors import ProxyError, RequestFault
 from .identity import Identity, IdentitySettings, announce
 from .messages import (
+    NEVER_FROM_CLIENTS,
+    NEVER_PREFIXES,
     HeaderPlan,
     Network,
     Origins,
+    OwnCookies,
+    RawHeaders,
     Reply,
     RequestHead,
     canonical_name,
@@ -35,6 +40,19 @@ from .messages import (
 from .policy import Condition
 from .tokens import VerifiedClaims
 from .values import Settings
+
+_PLACE = r"^(unix:/[^\x00-\x1f]+|(\[[0-9A-Fa-f:.]+\]|[^:\s]+):\d{1,5})$"
+
+
+class GrpcSettings(Settings):
+    """Envoy's `ext_authz` over gRPC, on a port of its own. Needs `pip install oidc-proxy[grpc]`."""
+
+    address: str = Field(
+        description="Address and port where Envoy asks, in plain HTTP/2; or a Unix domain socket, `unix:` and its "
+        "path, which takes `listen.socket_mode` and a single worker.",
+        examples=["127.0.0.1:4181", "0.0.0.0:4181", "unix:/run/oidc-proxy/grpc.sock"],
+        pattern=_PLACE,
+    )
 
 
 class ForwardAuthSettings(Settings):
@@ -56,6 +74,14 @@ class ForwardAuthSettings(Settings):
     legacy_202: bool = Field(
         False, description="Whether oauth2_proxy says yes with 202, as oauth2-proxy does, instead of 200."
     )
+    grpc: GrpcSettings | None = Field(
+        None, description="Envoy's `ext_authz` over gRPC, on a port of its own. Needs `pip install oidc-proxy[grpc]`."
+    )
+
+    @property
+    def enabled(self) -> bool:
+        """Whether any proxy may ask, in any way."""
+        return bool(self.dialects) or self.grpc is not None
 
 
 # ── the answer that lets a request pass ───────────────────────────────────────────────────────────────────────────────
@@ -95,6 +121,7 @@ def _block(lines: Mapping[bytes, bytes]) -> bytes:
 # ── the dialects ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 _LONGEST_LOCATION = 4096
+_NO_STORE = b"Cache-Control: no-store\r\n"
 _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,40}")
 _URL = re.compile(r"(?:https?|wss?)://([^/?#]+)(/.*)", re.IGNORECASE)
 
@@ -142,7 +169,7 @@ class _Whole:
         return _demands(asked.query, _OWN)
 
     def more(self, plan: HeaderPlan | None) -> bytes:
-        return b""
+        return _NO_STORE
 
     def sign_in(self, head: RequestHead) -> Reply:
         return _redirect(head, self._start(head))
@@ -255,7 +282,7 @@ class OAuth2Proxy(_Whole):
 
     def more(self, plan: HeaderPlan | None) -> bytes:
         bearer = next((value for name, value in plan.set if name == b"Authorization"), b"") if plan else b""
-        return _block({b"X-Auth-Request-Access-Token": bearer.removeprefix(b"Bearer ")})
+        return _NO_STORE + _block({b"X-Auth-Request-Access-Token": bearer.removeprefix(b"Bearer ")})
 
     def sign_in(self, head: RequestHead) -> Reply:
         return _plain_401()
@@ -264,6 +291,24 @@ class OAuth2Proxy(_Whole):
         if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return _plain_401()
         return _yes_or_no(error, reply)
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyGrpc(_Whole):
+    """Envoy `ext_authz` over gRPC: a denial may have any status, and is never taken for an error."""
+
+    @property
+    def path(self) -> str:
+        return ""  # it has a port of its own, where the path is that of the request
+
+    def read(self, asked: RequestHead, origins: Origins) -> RequestHead:
+        return _original(asked, origins, asked.method, _one(asked, "Host"), asked.target)
+
+    def demands(self, asked: RequestHead, head: RequestHead) -> Demands:
+        return ()  # they come beside the request, in a Question
+
+    def more(self, plan: HeaderPlan | None) -> bytes:
+        return b""  # what it is told goes to the application
 
 
 def dialects(settings: ForwardAuthSettings, prefix: str, *, one_rule: bool) -> list[Dialect]:
@@ -325,15 +370,19 @@ def _names(query: str | None) -> set[str]:
 @lru_cache(256)
 def _demands(query: str | None, names: frozenset[str]) -> Demands:
     """``groups=a,b&roles=c`` → one of these groups, and this role. What is not understood is a fault, not ignored."""
-    found: list[Condition] = []
-    for name, values in query_parameters(query).items():
-        if name not in names:
-            raise RequestFault("bad_request", f"the address where the proxy asks has an unknown parameter, {name!a}")
-        any_of = tuple(word for value in values for word in value.split(",") if word)
-        if not any_of:
-            raise RequestFault("bad_request", f"the address where the proxy asks has nothing in {name}")
-        found.append(Condition(_KINDS[name], any_of))
-    return tuple(found)
+    return tuple(
+        _demand(name, names, (word for value in values for word in value.split(",")), "the address where it asks")
+        for name, values in query_parameters(query).items()
+    )
+
+
+def _demand(name: str, names: frozenset[str], words: Iterable[str], where: str) -> Condition:
+    if name not in names:
+        raise RequestFault("bad_request", f"the proxy demands {name!a} in {where}, which is unknown")
+    any_of = tuple(filter(None, words))
+    if not any_of:
+        raise RequestFault("bad_request", f"the proxy demands {name} in {where}, and has nothing in it")
+    return Condition(_KINDS[name], any_of)
 
 
 # ── answering ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -364,3 +413,98 @@ def _yes_or_no(error: ProxyError, reply: Reply) -> Reply:
     if error.status in {401, 403} or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR or error.code == "bad_request":
         return reply
     return Reply(403, reply.headers, reply.body)
+
+
+# ── over gRPC ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_FIELD_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_NOT_IN_VALUES = re.compile(rb"[\r\n\0]")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What Envoy asks, in its own words: nothing is checked yet."""
+
+    method: str = ""
+    host: str = ""
+    target: str = ""
+    headers: RawHeaders = ()
+    extensions: Mapping[str, str] = field(default_factory=dict)
+
+    def lines(self) -> RawHeaders:
+        """The header lines, Host among them. RequestFault("bad_request") for what is no header."""
+        lines = [(b"host", self.host.encode()), *(line for line in self.headers if not line[0].startswith(b":"))]
+        for name, value in lines:
+            if not _FIELD_NAME.fullmatch(name) or _NOT_IN_VALUES.search(value):
+                raise RequestFault("bad_request", "the proxy says something of a header that is none")
+        return tuple(lines)
+
+    def demands(self) -> Demands:
+        """What the proxy's route demands, in its context extensions."""
+        where = "context_extensions"
+        return tuple(_demand(name, _OWN, words.split(","), where) for name, words in self.extensions.items())
+
+
+def named(lines: RawHeaders) -> CIMultiDictProxy[str]:
+    """Header lines by name, their bytes read as the listener reads them."""
+    pairs = ((name.decode("ascii"), value.decode("utf-8", "surrogateescape")) for name, value in lines)
+    return CIMultiDictProxy(CIMultiDict(pairs))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What Envoy is told. 200 lets pass: ``headers`` are set in the request, then ``removed`` are taken out of it.
+
+    Any other status is an answer for the visitor, with these headers and this body.
+    """
+
+    status: int
+    headers: tuple[tuple[str, str], ...] = ()
+    removed: tuple[str, ...] = ()
+    body: bytes = b""
+
+
+def allowed(block: bytes, head: RequestHead, own: OwnCookies | None) -> Answer:
+    """Let pass, as whom ``block`` announces. ``own`` are the cookies that stay behind, unless it comes to us."""
+    said = [(name.lower(), value) for name, _, value in (line.partition(": ") for line in _texts(block))]
+    names = {_folded(name) for name, _ in said}
+    exact = {name for name, _ in said}
+    removed = [name for name, value in said if not value]
+    came = dict.fromkeys(name.decode("ascii").lower() for name, _ in head.raw_headers)
+    removed += [name for name in came if name not in exact and (_folded(name) in names or _is_a_claim(name))]
+    headers = [(name, value) for name, value in said if value]
+    before = b"; ".join(value for name, value in head.raw_headers if name.lower() == b"cookie")
+    after = own.strip(before) if own is not None else before
+    if after != before:
+        text = after.decode("utf-8", "ignore")  # a message has nothing but text: what is none goes, with ours
+        if text and text.encode() == after:
+            headers.append(("cookie", text))
+        else:
+            removed.append("cookie")
+    return Answer(200, tuple(headers), tuple(removed))
+
+
+def denied(reply: Reply, request_id: str) -> Answer:
+    """The answer that the visitor gets instead."""
+    return Answer(reply.status, (*reply.headers, ("X-Request-Id", request_id)), body=reply.body)
+
+
+def _texts(block: bytes) -> list[str]:
+    return block.decode().split("\r\n")[:-1]
+
+
+_WRITTEN_BY_ENVOY = frozenset({
+    "x-forwarded-for", "x-forwarded-proto", "x-forwarded-client-cert", "x-request-id", "x-envoy-external-address",
+})  # fmt: skip
+"""What Envoy itself makes of what the client says, before it asks."""
+
+_folded = lru_cache(512)(canonical_name)
+"""Names may be as long as Envoy lets headers be, so not too many are remembered."""
+
+
+def _is_a_claim(name: str) -> bool:
+    """Whether clients use a header to say who they are, or what they ask for, to whoever believes them."""
+    if name in _WRITTEN_BY_ENVOY:
+        return False
+    folded = _folded(name)
+    return folded in NEVER_FROM_CLIENTS or folded.startswith(NEVER_PREFIXES)

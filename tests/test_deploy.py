@@ -39,6 +39,48 @@ def test_the_configuration_passes_and_enables_where_the_proxy_asks(name: str) ->
     assert dialect.path in asking
 
 
+def test_envoy_asks_over_grpc_where_we_listen_and_needs_no_list_of_headers() -> None:
+    loaded = read_config([DEPLOY / "envoy-grpc" / "config.yaml"], {"OIDC_CLIENT_SECRET": "a secret"})
+    assert loaded.settings is not None, [str(problem) for problem in loaded.problems]
+    assert not loaded.problems
+    grpc = loaded.settings.forward_auth.grpc
+    assert grpc is not None
+    resources = yaml.safe_load(text_of("envoy-grpc", "envoy.yaml"))["static_resources"]
+    (listener,) = resources["listeners"]
+    check, _router = listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]
+    asks = check["typed_config"]
+    assert (check["name"], asks["failure_mode_allow"]) == ("envoy.filters.http.ext_authz", False)
+    assert not {"allowed_headers", "with_request_body"} & asks.keys()
+    (cluster,) = [each for each in resources["clusters"] if each["name"] == "oidc_grpc"]
+    (group,) = cluster["load_assignment"]["endpoints"]
+    place = group["lb_endpoints"][0]["endpoint"]["address"]["socket_address"]
+    assert f"{place['address']}:{place['port_value']}" == grpc.address
+    assert "/oauth2/authz/" in text_of("envoy-grpc", "envoy.yaml")
+
+
+def test_the_sidecar_stands_between_the_service_and_the_application() -> None:
+    loaded = read_config([DEPLOY / "sidecar" / "config.yaml"], {"OIDC_CLIENT_SECRET": "a secret"})
+    assert loaded.settings is not None, [str(problem) for problem in loaded.problems]
+    assert not loaded.problems
+    found = {each["kind"]: each for each in yaml.safe_load_all(text_of("sidecar", "pod.yaml"))}
+    assert found["ConfigMap"]["data"]["config.yaml"] == text_of("sidecar", "config.yaml")
+    pod = found["Deployment"]["spec"]["template"]["spec"]
+    (sidecar,), (app,) = pod["initContainers"], pod["containers"]
+    assert sidecar["restartPolicy"] == "Always"
+    (port,) = sidecar["ports"]
+    assert loaded.settings.listen.address == f"0.0.0.0:{port['containerPort']}"
+    assert [entry["targetPort"] for entry in found["Service"]["spec"]["ports"]] == [port["name"]]
+    assert "ports" not in app, "nobody is led past the sign-in"
+    assert loaded.settings.upstreams["default"].url.startswith("http://127.0.0.1:")
+    for probe in ("startupProbe", "readinessProbe"):
+        *command, address = sidecar[probe]["exec"]["command"]
+        assert (command, address) == (["oidc-proxy", "healthcheck", "--address"], loaded.settings.admin.address)
+    (mount,), (volume,) = sidecar["volumeMounts"], pod["volumes"]
+    assert (mount["name"], volume["configMap"]["name"]) == (volume["name"], found["ConfigMap"]["metadata"]["name"])
+    for container in (sidecar, app):
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+
+
 @pytest.mark.parametrize("name", ["nginx", "caddy"])
 def test_the_application_reads_the_whole_answer(name: str) -> None:
     lines = [line.split() for line in text_of(name).splitlines()]

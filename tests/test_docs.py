@@ -237,6 +237,15 @@ def test_dependencies_are_those_of_the_project() -> None:
         assert all(len(row) == 3 and all(row) for row in described)
 
 
+def test_what_the_extra_takes_is_fixed_for_an_image_that_has_it() -> None:
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for extra, requirements in wanted.items():
+        locked = re.findall(r"^([a-z-]+)==", (ROOT / f"requirements-{extra}.lock").read_text(), re.MULTILINE)
+        assert {re.split(r"[^A-Za-z0-9_-]", requirement)[0] for requirement in requirements} <= set(locked)
+        assert f"!requirements-{extra}.lock" in (ROOT / ".dockerignore").read_text()
+        assert f"EXTRA={extra}" in (ROOT / "Dockerfile").read_text()
+
+
 LOGGING, METRICS = ROOT / "docs" / "logging.md", ROOT / "docs" / "metrics.md"
 
 

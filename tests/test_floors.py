@@ -27,7 +27,19 @@ FLOORS = (
         *(
             f"server.{name}"
             for name in (
-                *("provider", "store", "cache", "upstream", "telemetry", "metrics", "outlet", "front", "files", "pipe"),
+                *(
+                    "provider",
+                    "store",
+                    "cache",
+                    "upstream",
+                    "telemetry",
+                    "metrics",
+                    "outlet",
+                    "front",
+                    "files",
+                    "pipe",
+                    "grpc",
+                ),
             )
         ),
     },
@@ -63,6 +75,7 @@ SAME_FLOOR = {
     "sessions": {"identity", "oidc", "tokens"},  # a session holds what a sign-in brought
     "policy": {"sessions", "identity", "tokens", "websocket"},
     "forward_auth": {"policy", "sessions", "identity", "tokens", "pages"},
+    "server.grpc": {"server.front"},  # what a listening socket is
     "server.files": {"server.telemetry"},  # that a renewed file is no good must be heard
     # A session is looked for in memory, then in the store, and is renewed at the provider; each knows those before it.
     "server.refresh": {"server.archive"},
@@ -109,6 +122,10 @@ OWNERS = {
     "joserfc": ({"tokens", "demo"}, "one folder verifies tokens, small enough to audit"),
     "cryptography": ({"sessions"}, "one file seals"),
     "authlib": ({"oidc"}, "one folder speaks OAuth"),
+    **dict.fromkeys(
+        ("grpc", "envoy", "google"),
+        ({"server.grpc"}, "one file speaks gRPC, so that nobody who does without it must have it"),
+    ),
     "httptools": ({"server.upstream"}, "one folder speaks HTTP to backends"),
     "prometheus_client": ({"server.metrics"}, "one file knows what numbers look like outside"),
     "uvloop": ({"server.workers"}, "one file decides what a process is"),
@@ -314,6 +331,7 @@ def test_no_two_rules_contradict() -> None:
         ("server.cache", "from redis.exceptions import RedisError", "for server.store only"),
         ("server.store", "from prometheus_client import Counter", "for server.metrics only"),
         ("server.app", "import yaml", "for config only"),
+        ("server.gateway", "from envoy.service.auth.v3 import external_auth_pb2", "for server.grpc only"),
         ("oidc.metadata", "from joserfc import jwt", "for demo and tokens only"),
         ("tokens.keys", "from cryptography.hazmat.primitives import hashes", "for sessions only: one file seals"),
         ("server.provider", "import authlib.jose", "for oidc only"),

@@ -375,6 +375,8 @@ def test_what_cannot_be_announced_is_a_fault() -> None:
 def test_f201_who_asked_oauth2_proxy_before_gets_the_token_under_its_name() -> None:
     settings = IdentitySettings()
     plan = announce(identify(CLAIMS, settings), CLAIMS, "t0ken", settings)
-    assert OAUTH2_PROXY.more(plan) == b"X-Auth-Request-Access-Token: t0ken\r\n"
-    assert OAUTH2_PROXY.more(HeaderPlan(())) == OAUTH2_PROXY.more(None) == b"X-Auth-Request-Access-Token: \r\n"
-    assert NGINX.more(plan) == b""
+    no_store = b"Cache-Control: no-store\r\n"
+    assert OAUTH2_PROXY.more(plan) == no_store + b"X-Auth-Request-Access-Token: t0ken\r\n"
+    nothing = no_store + b"X-Auth-Request-Access-Token: \r\n"
+    assert OAUTH2_PROXY.more(HeaderPlan(())) == OAUTH2_PROXY.more(None) == nothing
+    assert NGINX.more(plan) == no_store

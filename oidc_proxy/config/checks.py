@@ -90,7 +90,7 @@ def upstreams_named(
     if upstream is not None and DEFAULT_UPSTREAM not in upstreams:
         names.append(DEFAULT_UPSTREAM)
     passed_on = [(index, route) for index, route in enumerate(routes) if route.respond is None]
-    if not names and (passed_on or not routes) and not forward_auth.dialects:
+    if not names and (passed_on or not routes) and not forward_auth.enabled:
         yield Problem(
             "E123",
             "upstream",
@@ -219,7 +219,7 @@ def trusts_everybody(listen: ListenSettings, forward_auth: ForwardAuthSettings) 
 
 def askers_known(forward_auth: ForwardAuthSettings) -> Iterator[Problem]:
     """A dialect believes what it is told, so it must be known who tells it."""
-    if forward_auth.dialects and not forward_auth.trusted_proxies:
+    if forward_auth.enabled and not forward_auth.trusted_proxies:
         yield Problem(
             "E129",
             "forward_auth",
@@ -270,6 +270,19 @@ def routes_usable(
         return
     for index, sentence in overlaps(compiled):
         yield Problem("W209", f"routes.{index}", sentence, "give it the same conditions, or an upstream of its own")
+
+
+def grpc_listens(listen: ListenSettings, admin: AdminSettings, forward_auth: ForwardAuthSettings) -> Iterator[Problem]:
+    """gRPC has an address of its own, which all workers can listen on."""
+    if forward_auth.grpc is None:
+        return
+    address, path = forward_auth.grpc.address, "forward_auth.grpc.address"
+    if address in {listen.address, listen.redirect_https, admin.address}:
+        yield Problem("E128", path, "is the address of another listener as well", "write another port")
+    if address.startswith("unix:") and listen.workers > 1:
+        yield Problem(
+            "E128", path, "is a Unix domain socket, which several workers cannot share", "write a port, or workers: 1"
+        )
 
 
 def listeners_differ(listen: ListenSettings, admin: AdminSettings) -> Iterator[Problem]:
@@ -329,6 +342,7 @@ CHECKS = (
     lifetimes,
     routes_usable,
     listeners_differ,
+    grpc_listens,
     https_there,
     sessions_administered,
     provider_protected,

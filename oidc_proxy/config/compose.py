@@ -106,7 +106,7 @@ class Config(Settings):
         short = self.upstream is not None and DEFAULT_UPSTREAM not in self.upstreams
         if short:
             self.__dict__["upstreams"] = {DEFAULT_UPSTREAM: self.upstream, **self.upstreams}
-        if short or (self.forward_auth.dialects and not self.upstreams):
+        if short or (self.forward_auth.enabled and not self.upstreams):
             rest = RouteSettings(path="/")
             covered = any((route.path, route.host, route.methods) == ("/", None, None) for route in self.routes)
             self.__dict__["routes"] = self.routes if covered else (*self.routes, rest)

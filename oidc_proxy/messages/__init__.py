@@ -15,7 +15,14 @@ from oidc_proxy.messages.arrival import (
     trace_id,
 )
 from oidc_proxy.messages.cookies import OwnCookies
-from oidc_proxy.messages.headers import HOP_BY_HOP, NEVER_FROM_CLIENTS, HeaderFilter, HeaderPlan, canonical_name
+from oidc_proxy.messages.headers import (
+    HOP_BY_HOP,
+    NEVER_FROM_CLIENTS,
+    NEVER_PREFIXES,
+    HeaderFilter,
+    HeaderPlan,
+    canonical_name,
+)
 from oidc_proxy.messages.reply import Cookie, Reply, http_date
 from oidc_proxy.messages.request import (
     EndpointSettings,
@@ -32,6 +39,7 @@ from oidc_proxy.messages.return_to import ReturnTo
 __all__ = [
     "HOP_BY_HOP",
     "NEVER_FROM_CLIENTS",
+    "NEVER_PREFIXES",
     "Cookie",
     "EndpointSettings",
     "HeaderFilter",

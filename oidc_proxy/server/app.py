@@ -13,7 +13,7 @@ from .. import __version__, policy
 from ..config import Config
 from ..config.document import file_text
 from ..errors import SettingsFault
-from ..forward_auth import Announcement, dialects
+from ..forward_auth import Announcement, EnvoyGrpc, dialects
 from ..messages import HeaderFilter
 from ..sessions import LoginSealer, Registry, derive_key
 from ..values import Instant, Secret
@@ -31,6 +31,7 @@ from .forwarding import Forwarding
 from .front import HttpsRedirect, Listener, ServerTls
 from .gateway import Gateway
 from .gauges import provider_metrics, session_metrics
+from .grpc import GrpcDoor
 from .login import Cookies, Login
 from .logout import Logout
 from .provider import ProviderClient
@@ -81,7 +82,7 @@ class App:
             config.identity,
             self.telemetry,
             clock,
-            announcement=announcement if config.forward_auth.dialects else None,
+            announcement=announcement if config.forward_auth.enabled else None,
         )
         refresher = Refresher(archive, cache, self._provider, self.telemetry)
         self._sessions = Sessions(archive, cache, refresher, self.telemetry)
@@ -143,6 +144,8 @@ class App:
                 dialects(config.forward_auth, config.endpoints.prefix, one_rule=len(routes.all) == 1),
                 announcement,
                 config.public_url,
+                EnvoyGrpc(config.endpoints.prefix),
+                cookies.own,
             ),
             public=config.public_url,
             listen=config.listen,
@@ -159,6 +162,7 @@ class App:
         )
         self._tls = ServerTls(config.listen.tls) if config.listen.tls else None
         self._public = Listener(gateway.handle, config.http, self.telemetry, clock, self._tls)
+        self._grpc = GrpcDoor(config.forward_auth.grpc, gateway.check, int(config.listen.socket_mode, 8))
         self._redirect = Listener(HttpsRedirect(config.public_url).handle, config.http, self.telemetry, clock)
         self._private = Listener(self.admin.handle, config.http, self.telemetry, clock)
         self._files = self._watched_files()
@@ -183,6 +187,11 @@ class App:
         return self._private.port if self.config.admin.address else None
 
     @property
+    def grpc_port(self) -> int:
+        """The port where Envoy asks over gRPC."""
+        return self._grpc.port
+
+    @property
     def redirect_port(self) -> int:
         """The port of the listener that leads to https."""
         return self._redirect.port
@@ -201,6 +210,7 @@ class App:
         self.admin.health.inherit(Ledger(doors.ledger))
         await self.admin.health.peers.open(doors.private, doors.peers, doors.worker)
         await self._redirect.open(doors.redirect)
+        await self._grpc.open(doors.grpc)
         await self._public.open(doors.public)
         self._files.start()
         self._alone = not doors.peers
@@ -233,7 +243,7 @@ class App:
 
         False if not everything could be closed in time.
         """
-        self.admin.health.draining = self._public.draining = True
+        self.admin.health.draining = self._public.draining = self._grpc.draining = True
         self._files.stop()
         try:
             async with asyncio.timeout(self.patience):
@@ -255,7 +265,8 @@ class App:
         self._public.stop_accepting()
         grace = timeouts.drain_max
         lasting = self._forwarding.drain(min(grace, LASTING_GRACE))
-        await asyncio.gather(lasting, self._public.close(grace), self._redirect.close(grace))
+        doors = (self._public, self._redirect, self._grpc)
+        await asyncio.gather(lasting, *(door.close(grace) for door in doors))
 
     async def _let_go(self) -> None:
         for upstream in self._upstreams.values():

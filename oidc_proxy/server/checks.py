@@ -6,14 +6,21 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from ..errors import RequestFault
-from ..forward_auth import Announcement, Demands, Dialect, Envoy, ForwardAuthSettings
-from ..messages import Origins, RequestHead, is_trusted
+from ..forward_auth import (
+    Announcement,
+    Answer,
+    Demands,
+    Dialect,
+    Envoy,
+    EnvoyGrpc,
+    ForwardAuthSettings,
+    allowed,
+)
+from ..messages import Origins, OwnCookies, RequestHead, is_trusted
 from ..policy import Route
 from ..values import Origin
 from ..websocket import check_origin
 from .archive import SignedIn
-
-_NO_STORE = b"Cache-Control: no-store\r\n"
 
 
 class Checks:
@@ -25,7 +32,10 @@ class Checks:
         dialects: Sequence[Dialect],
         announcement: Announcement,
         public: Sequence[Origin],
+        grpc: EnvoyGrpc,
+        cookies: OwnCookies,
     ) -> None:
+        self.grpc, self._cookies = grpc, cookies
         self.trusted = settings.trusted_proxies
         self._dialects = {dialect.path: dialect for dialect in dialects}
         self._envoy = next((dialect for dialect in dialects if isinstance(dialect, Envoy)), None)
@@ -40,14 +50,22 @@ class Checks:
 
     def read(self, peer: str, asked: RequestHead, dialect: Dialect) -> tuple[RequestHead, Demands]:
         """The request that is asked about, and what the proxy demands beside our routes."""
-        if not self._believed(peer):
-            raise RequestFault("proxy_untrusted", f"{peer} is not in forward_auth.trusted_proxies")
+        self.admit(peer)
         head = dialect.read(asked, self._origins)
         return head, dialect.demands(asked, head)
 
+    def admit(self, peer: str) -> None:
+        """RequestFault("proxy_untrusted") for whoever may not ask."""
+        if not self._believed(peer):
+            raise RequestFault("proxy_untrusted", f"{peer or 'who asks'} is not in forward_auth.trusted_proxies")
+
     def nobody(self, dialect: Dialect) -> bytes:
         """The header lines that let a request pass, and say that it is nobody's."""
-        return _NO_STORE + self._nobody + dialect.more(None)
+        return self._nobody + dialect.more(None)
+
+    def over_grpc(self, lines: bytes, head: RequestHead, *, ours: bool) -> Answer:
+        """The same lines for Envoy. What is ``ours`` comes to us next, with its cookies."""
+        return allowed(lines, head, None if ours else self._cookies)
 
     def asked_for(self, head: RequestHead) -> str | None:
         """Where a visitor was going whom nginx, as it was set up for oauth2-proxy, shows the sign-in page instead."""
@@ -62,4 +80,4 @@ class Checks:
             check_origin(head, route.settings.websocket, signed_in=signed_in is not None)
         if signed_in is None:
             return self.nobody(dialect)
-        return _NO_STORE + signed_in.announced + dialect.more(signed_in.plan)
+        return signed_in.announced + dialect.more(signed_in.plan)

@@ -9,7 +9,7 @@ from typing import Self
 
 from ..config import Config
 from .front import open_sockets
-from .front.sockets import BACKLOG, Sockets, forget_socket
+from .front.sockets import BACKLOG, Sockets, forget_socket, reserve
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class Doors:
     peers: tuple[bytes, ...] = ()
     worker: int = 0
     ledger: int | None = None
+    grpc: Sockets = ()
+    """Nobody listens on these: they keep the port that workers share from everybody else."""
 
     @classmethod
     def open(cls, config: Config) -> list[Self]:
@@ -38,16 +40,27 @@ class Doors:
         # Whichever worker takes an administrator's connection answers for all.
         admin = open_sockets(config.admin.address)[0] if config.admin.address else ()
         private = [_private() for _ in range(count)] if count > 1 else []
+        asked = config.forward_auth.grpc
+        grpc = reserve(asked.address) if asked is not None and count > 1 else ()
         names = tuple(each.getsockname() for each in private)
         return [
-            cls(public[number], redirect[number], admin, private[number : number + 1], names, number, _ledger(count))
+            cls(
+                public[number],
+                redirect[number],
+                admin,
+                private[number : number + 1],
+                names,
+                number,
+                _ledger(count),
+                grpc,
+            )
             for number in range(count)
         ]
 
     @property
     def sockets(self) -> list[socket.socket]:
         """All of them."""
-        return [*self.public, *self.redirect, *self.admin, *self.private]
+        return [*self.public, *self.redirect, *self.admin, *self.private, *self.grpc]
 
     def close(self) -> None:
         """Close them in this process."""
@@ -58,6 +71,8 @@ class Doors:
 def forget_doors(config: Config) -> None:
     """Remove what would be left in the file system."""
     forget_socket(config.listen.address)
+    if config.forward_auth.grpc is not None:
+        forget_socket(config.forward_auth.grpc.address)
 
 
 def _ledger(workers: int) -> int | None:

@@ -1,4 +1,4 @@
-"""One request of the public listener on its way through, and the writing of its answer.
+"""One request on its way through, and the writing of its answer.
 
 Answers are written as bytes that we compose ourselves, because a proxy must pass on what it was given and an HTTP
 library's header objects would change it.
@@ -17,14 +17,11 @@ from ..messages import RequestHead
 from .front import CLOSES, ClientRequest, Written, reset
 
 
-class Exchange(msgspec.Struct):
-    """What is known of one request so far; at its end, what the access log says."""
+class Asked(msgspec.Struct, kw_only=True):
+    """What is known of one request so far, wherever it came in; at its end, what the access log says."""
 
-    request: ClientRequest
     began: float
     request_id: str
-    done: Callable[[Exchange], None]
-    """Called once, at the end of it all."""
     head: RequestHead | None = None
     route: str = ""
     decision: str = ""
@@ -39,8 +36,6 @@ class Exchange(msgspec.Struct):
     upstream_seconds: float = 0.0
     bytes_in: int = 0
     """Bytes that the client sent after its request."""
-    lasts: bool = False
-    """The request has been answered, but what it began goes on."""
     dialect: Dialect | None = None
     """How the proxy asks that wants to know whether this request may pass; None where it comes to us itself."""
 
@@ -54,6 +49,16 @@ class Exchange(msgspec.Struct):
         """The user, as pages say it."""
         who = self.identity
         return who.preferred_username or who.email or who.user if who is not None else ""
+
+
+class Exchange(Asked):
+    """One request of the public listener."""
+
+    request: ClientRequest
+    done: Callable[[Exchange], None]
+    """Called once, at the end of it all."""
+    lasts: bool = False
+    """The request has been answered, but what it began goes on."""
 
     @property
     def peer(self) -> str:

@@ -14,11 +14,12 @@ from multidict import CIMultiDictProxy
 
 from .. import pages, policy
 from ..errors import InternalFault, ProviderFault, ProxyError, RequestFault
-from ..forward_auth import Demands, Dialect
+from ..forward_auth import Answer, Demands, Dialect, Question, denied, named
 from ..identity import Identity
 from ..messages import (
     EndpointSettings,
     Origins,
+    RawHeaders,
     Reply,
     RequestHead,
     client_address,
@@ -37,7 +38,7 @@ from .account import Account
 from .archive import SignedIn
 from .checks import Checks
 from .endpoints import Endpoint, Fields, formless, read_form
-from .exchange import Exchange, ask_for_body
+from .exchange import Asked, Exchange, ask_for_body
 from .forwarding import Forwarding
 from .front import CLOSES, GOES_ON, ClientRequest, ListenSettings
 from .login import Cookies, Login
@@ -99,7 +100,12 @@ class Gateway:
         """Answer one request. Nothing escapes: whatever goes wrong becomes an answer and a log line."""
         if not isinstance(request, ClientRequest):
             raise TypeError("not from our listener")
-        exchange = Exchange(request, time.perf_counter(), self._telemetry.fresh_request_id(), self._log)
+        exchange = Exchange(
+            request=request,
+            done=self._log,
+            began=time.perf_counter(),
+            request_id=self._telemetry.fresh_request_id(),
+        )
         self._telemetry.metrics.in_flight += 1
         try:
             return await self._answer(exchange)
@@ -112,9 +118,50 @@ class Gateway:
             return await self._break_down(exchange, error)
         finally:
             self._telemetry.metrics.in_flight -= 1
-            self._count(exchange)
+            self._count(exchange, exchange.request.method)
             if not exchange.lasts:
                 exchange.finish()
+
+    async def check(self, peer: str, question: Question, patience: float | None) -> Answer:
+        """What Envoy is told over gRPC. Nothing escapes: an error would let pass wherever it is told to fail open.
+
+        ``patience`` is how many seconds it waits; None if there is no time at all for this one.
+        """
+        asked = Asked(
+            began=time.perf_counter(), request_id=self._telemetry.fresh_request_id(), dialect=self._checks.grpc
+        )
+        self._telemetry.metrics.in_flight += 1
+        answer = Answer(499)  # unless there is one before Envoy goes away
+        try:
+            answer = await self._judge(asked, peer, question, patience)
+        except ProxyError as error:
+            answer = denied(self._failure(asked, error), asked.request_id)
+        except Exception as error:
+            answer = denied(self._defect(asked, error), asked.request_id)
+        finally:
+            self._telemetry.metrics.in_flight -= 1
+            asked.status, asked.bytes_out = answer.status, len(answer.body)
+            self._count(asked, question.method)
+            agent = asked.head.headers.get("User-Agent") if asked.head else None
+            self._access(asked, peer, question.method, "gRPC", agent)
+        return answer
+
+    async def _judge(self, asked: Asked, peer: str, question: Question, patience: float | None) -> Answer:
+        self._checks.admit(peer)
+        lines, dialect = question.lines(), self._checks.grpc
+        heard = self._head(asked, peer, question.method, question.target, lines, named(lines))
+        head, _ = self._checks.read(peer, heard, dialect)
+        asked.head = head
+        if patience is None:
+            raise InternalFault("overloaded", "too many checks are under way")
+        try:
+            async with asyncio.timeout(patience):
+                told = await self._tell(asked, head, dialect, question.demands())
+        except TimeoutError:
+            raise InternalFault("overloaded", f"no answer within {patience:.3f} s, after which nobody waits") from None
+        if isinstance(told, Reply):
+            return denied(told, asked.request_id)
+        return self._checks.over_grpc(told, head, ours=head.path in self._endpoints)
 
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
         head = exchange.head = self._read_head(exchange)
@@ -128,37 +175,49 @@ class Gateway:
         return await self._guard(exchange, head)
 
     async def _break_down(self, exchange: Exchange, error: Exception) -> web.StreamResponse:
+        reply = self._defect(exchange, error)
+        return exchange.abort() if exchange.status else await self._reply(exchange, reply)
+
+    def _defect(self, exchange: Asked, error: Exception) -> Reply:
         """What must not happen has happened. Only where it was is said: the text of an exception may quote anything."""
         where = traceback.extract_tb(error.__traceback__)[-1]
         detail = f"{type(error).__name__} at {where.name}:{where.lineno}"
         self._telemetry.message("error", "internal_error", request_id=exchange.request_id, reason=detail)
-        if exchange.status:
-            return exchange.abort()
-        return await self._reply(exchange, self._failure(exchange, InternalFault("internal_error", detail)))
+        return self._failure(exchange, InternalFault("internal_error", detail))
 
     # ── the head ──
 
     def _read_head(self, exchange: Exchange) -> RequestHead:
         request = exchange.request
-        peer = exchange.peer
-        headers = request.headers
+        return self._head(
+            exchange, exchange.peer, request.method, request.raw_path, request.raw_headers, request.headers
+        )
+
+    def _head(
+        self,
+        asked: Asked,
+        peer: str,
+        method: str,
+        target: str,
+        raw_headers: RawHeaders,
+        headers: CIMultiDictProxy[str],
+    ) -> RequestHead:
         believed = self._trusts(peer)
         if believed:
-            exchange.request_id = request_id(headers.get("X-Request-Id"), exchange.request_id)
-        if request.method in {"CONNECT", "TRACE"}:
-            raise RequestFault("method_not_allowed", f"{request.method} is never passed on")
-        target = request.raw_path
+            asked.request_id = request_id(headers.get("X-Request-Id"), asked.request_id)
+        if method in {"CONNECT", "TRACE"}:
+            raise RequestFault("method_not_allowed", f"{method} is never passed on")
         path, query = split_target(target)
         return RequestHead(
-            method=request.method,
+            method=method,
             target=target,
             path=path,
             query=query,
             origin=self._origin(path, headers.get("Host", "")),
             client=self._client(peer, headers) if believed else peer,
-            raw_headers=request.raw_headers,
+            raw_headers=raw_headers,
             headers=headers,
-            request_id=exchange.request_id,
+            request_id=asked.request_id,
             peer=peer,
             traced=self._traces[believed],
         )
@@ -215,22 +274,29 @@ class Gateway:
         exchange.dialect = dialect
         head, demands = self._checks.read(exchange.peer, asked, dialect)
         exchange.head = head
+        told = await self._tell(exchange, head, dialect, demands)
+        if isinstance(told, Reply):
+            return await self._reply(exchange, told)
+        return await self._send(exchange, dialect.yes, told)
+
+    async def _tell(self, asked: Asked, head: RequestHead, dialect: Dialect, demands: Demands) -> bytes | Reply:
+        """What a proxy is told that asks: the header lines that let a request pass, or another answer."""
         if head.path in self._endpoints:  # it comes to us next, and is judged then; to ask for sign-in here is a loop
-            exchange.route = head.path
-            return await self._send(exchange, dialect.yes, self._checks.nobody(dialect))
-        route, signed_in, verdict = await self._admit(exchange, head, demands)
+            asked.route = head.path
+            return self._checks.nobody(dialect)
+        route, signed_in, verdict = await self._admit(asked, head, demands)
         match verdict:
             case Allow():
-                return await self._send(exchange, dialect.yes, self._checks.answer(dialect, head, route, signed_in))
+                return self._checks.answer(dialect, head, route, signed_in)
             case SignIn():
                 if is_navigation(head):
-                    return await self._reply(exchange, dialect.sign_in(head))
+                    return dialect.sign_in(head)
                 raise RequestFault("sign_in_required", "no valid session came with the request")
             case Refuse(reason, code):
                 raise RequestFault(code, reason)
 
     async def _admit(
-        self, exchange: Exchange, head: RequestHead, demands: Demands = ()
+        self, exchange: Asked, head: RequestHead, demands: Demands = ()
     ) -> tuple[Route, SignedIn | None, Verdict]:
         """Which route, who asks, what follows: the one guard, whatever door it stands at."""
         route = policy.match(self._routes, host=head.origin.host, path=head.path, method=head.method)
@@ -276,7 +342,7 @@ class Gateway:
 
     # ── answers of our own ──
 
-    def _failure(self, exchange: Exchange, error: ProxyError) -> Reply:
+    def _failure(self, exchange: Asked, error: ProxyError) -> Reply:
         """The one place where a fault becomes an answer."""
         exchange.reason, exchange.detail = exchange.reason or error.code, error.detail
         exchange.decision = exchange.decision or "error"
@@ -342,30 +408,35 @@ class Gateway:
 
     # ── what was seen ──
 
-    def _count(self, exchange: Exchange) -> None:
+    def _count(self, exchange: Asked, method: str) -> None:
         """Once it is answered: of a WebSocket, that is the handshake."""
         duration = time.perf_counter() - exchange.began  # uvloop's own time is in milliseconds
-        method = exchange.head.method if exchange.head else exchange.request.method
+        method = exchange.head.method if exchange.head else method
         self._telemetry.metrics.request(
             exchange.route, method, exchange.status, exchange.decision, exchange.reason, duration
         )
 
     def _log(self, exchange: Exchange) -> None:
-        request, head = exchange.request, exchange.head
+        request = exchange.request
+        exchange.bytes_in += request.content.total_bytes
+        agent, protocol = request.headers.get("User-Agent"), _PROTOCOLS.get(request.version)
+        self._access(exchange, exchange.peer, request.method, protocol, agent)
+
+    def _access(self, exchange: Asked, peer: str, method: str, protocol: str | None, agent: str | None) -> None:
+        head = exchange.head
         duration = time.perf_counter() - exchange.began
-        method = head.method if head else request.method
         if self._telemetry.settings.access:
             self._telemetry.access(
                 Access(
                     request_id=exchange.request_id,
                     trace_id=trace_id(head) if head else None,
-                    client_ip=head.client if head else exchange.peer,
-                    method=method,
+                    client_ip=head.client if head else peer,
+                    method=head.method if head else method,
                     host=head.origin.authority if head else None,
                     path=head.path if head else None,
-                    protocol=_PROTOCOLS.get(request.version),
+                    protocol=protocol,
                     status=exchange.status,
-                    bytes_in=request.content.total_bytes + exchange.bytes_in,
+                    bytes_in=exchange.bytes_in,
                     bytes_out=exchange.bytes_out,
                     duration_ms=int(duration * 1_000_000) / 1000,
                     route=exchange.route,
@@ -376,7 +447,7 @@ class Gateway:
                     upstream_status=exchange.upstream_status or None,
                     upstream_duration_ms=int(exchange.upstream_seconds * 1_000_000) / 1000 or None,
                     sub=exchange.subject or None,
-                    user_agent=request.headers.get("User-Agent"),
+                    user_agent=agent,
                 )
             )
 

@@ -129,6 +129,23 @@ def test_where_other_proxies_ask_no_upstream_is_needed_and_everything_needs_sign
     assert [problem.path for problem in checks.something_routed(None, both.upstreams, both.routes)] == ["routes"]
 
 
+def test_envoy_over_grpc_is_a_way_to_ask_and_has_an_address_that_all_workers_can_share() -> None:
+    asked = {"grpc": {"address": "127.0.0.1:4181"}, "trusted_proxies": ["127.0.0.1/32"]}
+    config = minimal(upstream=None, routes=[], forward_auth=asked)
+    assert [route.path for route in config.routes] == ["/"]
+    assert list(checks.upstreams_named(None, {}, (), config.forward_auth)) == []
+    assert list(checks.grpc_listens(config.listen, config.admin, config.forward_auth)) == []
+    assert list(checks.grpc_listens(config.listen, config.admin, ALONE)) == []
+    (problem,) = checks.askers_known(ForwardAuthSettings.model_validate({"grpc": asked["grpc"]}))
+    assert (problem.code, problem.path) == ("E129", "forward_auth")
+    for address, workers in ((config.listen.address, 1), (config.admin.address, 1), ("unix:/run/x.sock", 2)):
+        wrong = ForwardAuthSettings.model_validate({**asked, "grpc": {"address": address}})
+        listen = config.listen.model_copy(update={"workers": workers})
+        (problem,) = checks.grpc_listens(listen, config.admin, wrong)
+        assert (problem.code, problem.path) == ("E128", "forward_auth.grpc.address")
+        assert list(checks.grpc_listens(listen, config.admin, ALONE)) == []
+
+
 def test_a_route_that_leads_past_another_is_warned_of() -> None:
     opened = {"path": "/public/", "auth": "none", "strip_prefix": "/public"}
     config = minimal(routes=[opened, {"path": "/admin/", "groups": ["ops"]}])

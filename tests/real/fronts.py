@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +37,23 @@ class Front:
     def settings(self) -> dict[str, Any]:
         """The parts of its config.yaml that say who asks, and which rules there are."""
         found: dict[str, Any] = yaml.safe_load((DEPLOY / self.name / "config.yaml").read_text())
+        if "grpc" in found["forward_auth"]:
+            found["forward_auth"]["grpc"]["address"] = "127.0.0.1:0"
         return {section: found[section] for section in ("forward_auth", "routes")}
 
-    def written(self, folder: Path, port: int, gateway: int, backend: int) -> Path:
+    def written(self, folder: Path, port: int, gateway: int, backend: int, grpc: int) -> Path:
         """The file, for these ports."""
         text = (self.folder / self.name / self.file).read_text()
-        for old, new in {**self.replaced(port), **_upstreams(self.name, gateway, backend)}.items():
+        for old, new in {**self.replaced(port), **_upstreams(self.name, gateway, backend, grpc)}.items():
             assert old in text, f"{self.file} has no {old!r}"
             text = text.replace(old, new)
         target = folder / self.file
         target.write_text(text)
         return target
 
-    def start(self, folder: Path, port: int, gateway: int, backend: int) -> Process:
+    def start(self, folder: Path, port: int, gateway: int, backend: int, grpc: int = 0) -> Process:
         """Run it, and wait until it listens."""
-        file = self.written(folder, port, gateway, backend)
+        file = self.written(folder, port, gateway, backend, grpc)
         checked = subprocess.run(self.check(file), capture_output=True, text=True, cwd=folder, check=False)
         assert checked.returncode == 0, checked.stdout + checked.stderr
         process = Process(self.command(file), folder / f"{self.name}.log", {"HOME": str(folder)})
@@ -64,9 +67,10 @@ class Front:
         raise AssertionError(f"{self.name} does not listen:\n{process.tail()}")
 
 
-def _upstreams(name: str, gateway: int, backend: int) -> dict[str, str]:
-    if name == "envoy":
-        return {"port_value: 4180": f"port_value: {gateway}", "port_value: 8080": f"port_value: {backend}"}
+def _upstreams(name: str, gateway: int, backend: int, grpc: int) -> dict[str, str]:
+    if name.startswith("envoy"):
+        ports = {"4180": gateway, "8080": backend} | ({"4181": grpc} if name == "envoy-grpc" else {})
+        return {f"port_value: {old}": f"port_value: {new}" for old, new in ports.items()}
     return {"127.0.0.1:4180": f"127.0.0.1:{gateway}", "127.0.0.1:8080": f"127.0.0.1:{backend}"}
 
 
@@ -120,7 +124,7 @@ def haproxy() -> Front:
     )
 
 
-def envoy() -> Front:
+def envoy(name: str = "envoy") -> Front:
     binary = Applications.prepared().program("envoy")
     quiet = ["--log-level", "warning", "--concurrency", "1", "--disable-hot-restart"]
 
@@ -128,7 +132,7 @@ def envoy() -> Front:
         return {"address: 0.0.0.0, port_value: 8000": f"address: 127.0.0.1, port_value: {port}"}
 
     return Front(
-        "envoy",
+        name,
         "envoy.yaml",
         replaced,
         lambda file: [binary, "-c", str(file), *quiet],
@@ -136,4 +140,10 @@ def envoy() -> Front:
     )
 
 
-FRONTS: Mapping[str, Callable[[], Front]] = {"nginx": nginx, "caddy": caddy, "haproxy": haproxy, "envoy": envoy}
+FRONTS: Mapping[str, Callable[[], Front]] = {
+    "nginx": nginx,
+    "caddy": caddy,
+    "haproxy": haproxy,
+    "envoy": envoy,
+    "envoy-grpc": partial(envoy, "envoy-grpc"),
+}

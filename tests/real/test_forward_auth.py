@@ -73,7 +73,8 @@ async def ingress(front: Front, folder: Path, config: Mapping[str, Any] | None =
     client = {"redirect_uris": (f"{url}/oauth2/callback",), "post_logout_redirect_uris": (f"{url}/*",)}
     settings = {"public_url": url, "upstream": None, **front.settings(), **(config or {})}
     async with running_world(settings, client=client) as world:
-        process = await asyncio.to_thread(front.start, folder, port, world.app.port, world.backend.port)
+        app = world.app
+        process = await asyncio.to_thread(front.start, folder, port, app.port, world.backend.port, app.grpc_port)
         try:
             yield Ingress(url, world, front, process)
         finally:
@@ -297,6 +298,59 @@ async def test_when_redis_is_down_nothing_passes_and_nobody_is_signed_out(
                 break
             await asyncio.sleep(0.1)
         assert (page.status, page.url) == (200, f"{it.url}/echo"), "still signed in"
+
+
+# ── Envoy over gRPC ──
+
+
+@pytest.fixture
+def envoy_grpc(real_part: Any) -> Front:
+    found: Front = real_part("envoy-grpc", FRONTS["envoy-grpc"])
+    return found
+
+
+async def test_a_no_over_grpc_is_a_no_even_where_envoy_is_told_to_fail_open(
+    envoy_grpc: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = {"failure_mode_allow: false": "failure_mode_allow: true"}
+    careless = replace(envoy_grpc, replaced=lambda port: {**envoy_grpc.replaced(port), **opened})
+    async with ingress(careless, tmp_path) as it, it.browser() as ann:
+        await ann.sign_in(f"{it.url}/echo", "ann", "ann")
+        reached = len(it.reached)
+        await it.world.provider.close()
+        it.world.clock.advance(301)
+        assert (await ann.fetch(f"{it.url}/echo")).status == 503
+        assert (await it.ask("GET /echo", *(f"X-{number}: {'x' * 1000}" for number in range(50)))).status == 401
+
+        def broken(*_: object) -> None:
+            raise RuntimeError("a defect")
+
+        async def slow(*_: object) -> None:
+            await asyncio.sleep(60)
+
+        monkeypatch.setattr(it.world.app._sessions, "at_hand", broken)
+        assert (await ann.fetch(f"{it.url}/echo")).status == 500
+        monkeypatch.setattr(it.world.app._sessions, "at_hand", lambda _: None)
+        monkeypatch.setattr(it.world.app._sessions, "current", slow)
+        assert (await ann.fetch(f"{it.url}/echo")).status == 503, "before Envoy's own time is over"
+        assert len(it.reached) == reached
+        await it.world.app.close()
+        assert (await ann.fetch(f"{it.url}/echo")).status == 200, "that is what failing open means"
+
+
+async def test_f206_a_route_of_envoy_demands_a_group(envoy_grpc: Front, tmp_path: Path) -> None:
+    ours = "route: {cluster: app, timeout: 0s}"
+    demand = f"""{ours}
+                          typed_per_filter_config:
+                            envoy.filters.http.ext_authz:
+                              "@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute
+                              check_settings: {{context_extensions: {{groups: "/staff/ops,/staff/sre"}}}}"""
+    strict = replace(envoy_grpc, replaced=lambda port: {**envoy_grpc.replaced(port), ours: demand})
+    async with ingress(strict, tmp_path) as it, it.browser() as ann, it.browser() as eve:
+        assert (await ann.sign_in(f"{it.url}/echo", "ann", "ann")).status == 200
+        assert (await eve.sign_in(f"{it.url}/echo", "eve", "eve")).status == 403
+        assert (await eve.fetch(f"{it.url}/public/x")).status == 403, "a demand holds wherever Envoy makes it"
+        assert [words_of(call)["x-auth-request-user"] for call in it.reached] == [ANN.sub]
 
 
 # ── oauth2-proxy's users ──

@@ -39,6 +39,15 @@ def open_sockets(address: str, workers: int = 1, mode: int = 0o660) -> list[Sock
     return [[_tcp(family, place, shared=True) for family, place in taken] for _ in range(workers)]
 
 
+def reserve(address: str) -> Sockets:
+    """A TCP port for several that will share it and listen by themselves: bound, so that nobody else can have it."""
+    alone = open_sockets(address)[0]
+    taken = [(each.family, each.getsockname()) for each in alone]
+    for each in alone:
+        each.close()
+    return [_tcp(family, place, shared=True, listens=False) for family, place in taken]
+
+
 def forget_socket(address: str) -> None:
     """Remove the file of a Unix domain socket that nobody listens on any more."""
     if address.startswith("unix:"):
@@ -47,7 +56,7 @@ def forget_socket(address: str) -> None:
             path.unlink(missing_ok=True)
 
 
-def _tcp(family: int, place: object, *, shared: bool = False) -> socket.socket:
+def _tcp(family: int, place: object, *, shared: bool = False, listens: bool = True) -> socket.socket:
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -56,7 +65,7 @@ def _tcp(family: int, place: object, *, shared: bool = False) -> socket.socket:
         if shared:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         made.bind(place)  # type: ignore[arg-type]
-        return _listening(made)
+        return _listening(made) if listens else made
     except BaseException:
         made.close()
         raise
