@@ -169,6 +169,18 @@ def test_f201_without_an_url_the_session_alone_is_asked_about() -> None:
     assert (head.method, head.target, head.origin) == ("GET", "/", API)
 
 
+def test_f201_x_forwarded_uri_is_read_only_where_the_proxy_is_known_to_set_it() -> None:
+    told = OAuth2Proxy("/oauth2", forwarded_uri=True)
+    question = asked("/oauth2/auth", "Host: app.test", "X-Forwarded-Uri: /public/x?y=1")
+    head = told.read(question, ORIGINS)
+    assert (head.method, head.target, head.path, head.origin) == ("GET", "/public/x?y=1", "/public/x", APP)
+    assert told.read(as_nginx(method="POST"), ORIGINS).method == "POST", "X-Original-URL says more"
+    assert OAUTH2_PROXY.read(question, ORIGINS).path == "/"
+    for lines in (("Host: app.test",), ("Host: app.test", "X-Forwarded-Uri: /a", "X-Forwarded-Uri: /b")):
+        with pytest.raises(RequestFault):
+            told.read(asked("/oauth2/auth", *lines), ORIGINS)
+
+
 # ── demands ──
 
 ORIGINAL = FORWARD.read(as_forward(), ORIGINS)
