@@ -1,0 +1,267 @@
+"""oauth2-proxy's configuration as it is written: file, alpha file, command line, Compose file, environment.
+
+Whatever it is read from, it becomes flags and what they are set to, by the names that the command line has.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import yaml
+
+from oidc_proxy.config.oauth2_proxy.options import BY_KEY, OPTIONS, Kind
+from oidc_proxy.values import Duration
+
+Values: TypeAlias = dict[str, Any]
+"""Flag → text, truth or list; a name that is no option of oauth2-proxy stays as it was written."""
+
+_VARIABLE = "OAUTH2_PROXY_"
+_FLAG = re.compile(r"--?([A-Za-z][A-Za-z0-9_-]*)(?:=(.*))?", re.DOTALL)
+_TRUE, _FALSE = {"1", "t", "true"}, {"0", "f", "false"}
+
+
+def read(text: str) -> Values:
+    """Whatever kind of file it is. ValueError, without what is in it, if it is none of them."""
+    if _first_line(text).startswith(("-", "oauth2-proxy", "docker ", "exec ", "/")) and "--" in text:
+        return of_words(shlex.split(text.replace("\\\n", " "), comments=True))
+    try:
+        return of_settings(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        not_toml = str(error)
+    try:
+        loaded = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError):
+        loaded = None
+    if not isinstance(loaded, Mapping):
+        raise ValueError(f"is neither a configuration file ({not_toml}) nor YAML nor a command line")
+    if _ALPHA & loaded.keys():
+        return of_alpha(loaded)
+    return _within(loaded)
+
+
+def _first_line(text: str) -> str:
+    lines = (line.strip() for line in text.splitlines())
+    return next((line for line in lines if line and not line.startswith("#")), "")
+
+
+# ── what it is written in ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def of_settings(settings: Mapping[str, Any]) -> Values:
+    """From the names of the configuration file."""
+    return dict(_settled(BY_KEY.get(key, key), value) for key, value in settings.items())
+
+
+def of_environ(environ: Mapping[str, str]) -> Values:
+    """From ``OAUTH2_PROXY_…`` variables; others are passed over."""
+    found = {name.removeprefix(_VARIABLE): value for name, value in environ.items() if name.startswith(_VARIABLE)}
+    return of_settings({name.lower(): value for name, value in found.items()})
+
+
+def of_words(words: Sequence[str]) -> Values:
+    """From a command line; what stands in front of the first flag is passed over."""
+    values: Values = {}
+    rest = list(words)
+    while rest:
+        found = _FLAG.fullmatch(rest.pop(0))
+        if not found:
+            continue
+        flag, value = found[1].replace("_", "-"), found[2]
+        option = OPTIONS.get(flag)
+        if value is None and option and option.kind != Kind.TRUTH and rest:
+            value = rest.pop(0)
+        flag, settled = _settled(flag, True if value is None else value)
+        if option and option.kind == Kind.LIST:
+            settled = [*values.get(flag, []), *settled]
+        values[flag] = settled
+    return values
+
+
+def _within(document: Mapping[Any, Any]) -> Values:
+    """From the commands and variables of a Compose file or of Kubernetes' objects."""
+    values: Values = {}
+    for mapping in _mappings(document):
+        for key in ("environment", "env"):
+            values |= of_environ(_variables(mapping.get(key)))
+    for mapping in _mappings(document):
+        for key in ("entrypoint", "command", "args"):
+            words = mapping.get(key)
+            words = shlex.split(words) if isinstance(words, str) else words
+            if isinstance(words, list):
+                values |= of_words([str(word) for word in words])
+    if not values:
+        raise ValueError("has neither flags nor variables of oauth2-proxy")
+    return values
+
+
+def _mappings(document: Any) -> Iterator[Mapping[Any, Any]]:
+    """Every mapping once, however often aliases lead to it."""
+    seen: set[int] = set()
+    waiting = [document]
+    while waiting:
+        tree = waiting.pop()
+        if isinstance(tree, Mapping | list) and id(tree) not in seen:
+            seen.add(id(tree))
+            waiting += reversed(list(tree.values()) if isinstance(tree, Mapping) else tree)
+            if isinstance(tree, Mapping):
+                yield tree
+
+
+def _variables(environment: Any) -> dict[str, str]:
+    """``{NAME: value}``, ``[NAME=value]`` and ``[{name: NAME, value: value}]``; a value from elsewhere is empty."""
+    if isinstance(environment, Mapping):
+        return {str(name): _text(value) for name, value in environment.items()}
+    found: dict[str, str] = {}
+    for entry in environment if isinstance(environment, list) else ():
+        if isinstance(entry, Mapping):
+            found[str(entry.get("name"))] = _text(entry.get("value"))
+        else:
+            name, _, found[name] = str(entry).partition("=")
+    return found
+
+
+# ── what it means ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else "" if value is None else str(value)
+
+
+def _settled(flag: str, value: Any) -> tuple[str, Any]:
+    """The value as the option's kind has it. ValueError for what cannot be meant."""
+    option = OPTIONS.get(flag)
+    if option is None:
+        return flag, ""
+    if option.kind == Kind.LIST:
+        return flag, list(_listed(value))
+    if isinstance(value, Mapping | list):
+        raise ValueError(f"has more than one value for {flag}")
+    text = _text(value).strip()
+    if option.kind == Kind.TRUTH:
+        if text.lower() not in _TRUE | _FALSE:
+            raise ValueError(f"has a value for {flag} that is neither true nor false")
+        return flag, text.lower() in _TRUE
+    return flag, text
+
+
+def _listed(value: Any) -> Iterator[str]:
+    """A list as pflag's string slices are written: commas between members."""
+    members: Iterable[Any] = value if isinstance(value, list) else [value]
+    for member in members:
+        text = _text(member)
+        parts = text.split(",") if not isinstance(value, list) else [text]
+        yield from (part.strip().strip('"') for part in parts if part.strip())
+
+
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(h|ms|m|s|us|µs|ns)")
+_SECONDS: Mapping[str, float] = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+
+
+def duration(text: str) -> Duration | None:
+    """As Go writes it: ``168h0m0s``, ``1h30m``, ``0``. None for anything else."""
+    if text == "0":
+        return Duration(0)
+    parts = list(_DURATION.finditer(text))
+    if not parts or "".join(part[0] for part in parts) != text or len(text) > 100:
+        return None
+    return Duration(sum(float(part[1]) * _SECONDS[part[2]] for part in parts))
+
+
+# ── the alpha file ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_ALPHA = {"upstreamConfig", "injectRequestHeaders", "injectResponseHeaders", "server", "metricsServer", "providers"}
+
+_ALPHA_NAMES: Mapping[str, str] = {
+    "provider": "provider", "clientID": "client-id", "clientSecret": "client-secret",
+    "clientSecretFile": "client-secret-file", "scope": "scope", "allowedGroups": "allowed-group",
+    "loginURL": "login-url", "redeemURL": "redeem-url", "profileURL": "profile-url", "validateURL": "validate-url",
+    "skipClaimsFromProfileURL": "skip-claims-from-profile-url", "caFiles": "provider-ca-file",
+    "useSystemTrustStore": "use-system-trust-store", "code_challenge_method": "code-challenge-method",
+    "backendLogoutURL": "backend-logout-url", "name": "provider-display-name", "resource": "resource",
+    "keycloakConfig.groups": "keycloak-group", "keycloakConfig.roles": "allowed-role",
+    "oidcConfig.issuerURL": "oidc-issuer-url", "oidcConfig.emailClaim": "oidc-email-claim",
+    "oidcConfig.groupsClaim": "oidc-groups-claim", "oidcConfig.userIDClaim": "user-id-claim",
+    "oidcConfig.audienceClaims": "oidc-audience-claim", "oidcConfig.extraAudiences": "oidc-extra-audience",
+    "oidcConfig.insecureAllowUnverifiedEmail": "insecure-oidc-allow-unverified-email",
+    "oidcConfig.insecureSkipIssuerVerification": "insecure-oidc-skip-issuer-verification",
+    "oidcConfig.insecureSkipNonce": "insecure-oidc-skip-nonce", "oidcConfig.skipDiscovery": "skip-oidc-discovery",
+    "oidcConfig.jwksURL": "oidc-jwks-url", "oidcConfig.publicKeyFiles": "oidc-public-key-file",
+    "oidcConfig.enabledSigningAlgs": "oidc-enabled-signing-alg",
+    "microsoftEntraIDConfig.allowedTenants": "entra-id-allowed-tenant", "googleConfig.group": "google-group",
+    "githubConfig.org": "github-org", "githubConfig.team": "github-team", "githubConfig.users": "github-user",
+    "gitlabConfig.group": "gitlab-group", "gitlabConfig.projects": "gitlab-project",
+}  # fmt: skip
+
+
+def of_alpha(document: Mapping[Any, Any]) -> Values:
+    """From the alpha file: one provider, plain upstreams and addresses; the rest by its own name, for the list."""
+    values: Values = {}
+    for section, content in document.items():
+        match section, content:
+            case "providers", [Mapping() as provider, *others]:
+                values |= _provider(provider)
+                values |= {f"providers[{number}]": "" for number, _ in enumerate(others, start=1)}
+            case "upstreamConfig", Mapping():
+                values |= _upstreams(content)
+            case "server" | "metricsServer", Mapping():
+                values |= _server("" if section == "server" else "metrics-", str(section), content)
+            case _:
+                values[str(section)] = ""
+    return values
+
+
+def _leaves(tree: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def _provider(provider: Mapping[Any, Any]) -> Values:
+    values: Values = {}
+    for name, value in _leaves(provider):
+        if name != "id":
+            flag, settled = _settled(_ALPHA_NAMES.get(name, f"providers[0].{name}"), value)
+            values[flag] = settled
+    return values
+
+
+def _upstreams(config: Mapping[Any, Any]) -> Values:
+    values: Values = {}
+    servers: list[str] = []
+    for number, upstream in enumerate(config.get("upstreams") or ()):
+        path, uri = str(upstream.get("path", "/")), str(upstream.get("uri", ""))
+        simple = re.fullmatch(r"[/\w.~-]*", path) and not upstream.get("rewriteTarget")
+        if upstream.get("static"):
+            servers.append(f"static://{upstream.get('staticCode', 200)}")
+        elif simple and re.fullmatch(r"https?://[^/?#]+/?", uri):
+            servers.append(uri.rstrip("/") + path)
+        elif simple and uri.startswith("unix:") and path == "/":
+            servers.append(uri)
+        else:
+            values[f"upstreamConfig.upstreams[{number}]"] = ""
+        for name, flag in (("passHostHeader", "pass-host-header"), ("proxyWebSockets", "proxy-websockets"),
+                           ("insecureSkipTLSVerify", "ssl-upstream-insecure-skip-verify"),
+                           ("timeout", "upstream-timeout"), ("flushInterval", "flush-interval"),
+                           ("disableKeepAlives", "disable-keep-alives")):  # fmt: skip
+            if name in upstream:  # of several, one must not loosen the others
+                alone = len(config["upstreams"]) == 1
+                values |= [_settled(flag if alone else f"upstreamConfig.upstreams[{number}].{name}", upstream[name])]
+    return {**values, "upstream": servers}
+
+
+def _server(prefix: str, section: str, server: Mapping[Any, Any]) -> Values:
+    values: Values = {}
+    names = {"bindAddress": "address" if prefix else "http-address",
+             "secureBindAddress": "secure-address" if prefix else "https-address",
+             "tls.key.fromFile": "tls-key-file", "tls.cert.fromFile": "tls-cert-file",
+             "tls.minVersion": "tls-min-version", "tls.cipherSuites": "tls-cipher-suite"}  # fmt: skip
+    for name, value in _leaves(server):
+        flag = f"{prefix}{names[name]}" if name in names else ""
+        values |= [_settled(flag if flag in OPTIONS else f"{section}.{name}", value)]
+    return values
