@@ -67,7 +67,9 @@ def test_every_option_is_converted_or_spoken_of(flag: str) -> None:
         assert option.into.replace("*", "NAME") in settings
         return
     assert option.code in SENTENCES
-    given: Any = {Kind.TEXT: "something", Kind.LIST: ["something"], Kind.TRUTH: False not in option.harmless}[option.kind]
+    given: Any = {Kind.TEXT: "something", Kind.LIST: ["something"], Kind.TRUTH: False not in option.harmless}[
+        option.kind
+    ]
     given = not given if option.kind == Kind.TRUTH else given
     if {True, False} <= set(option.harmless if option.kind == Kind.TRUTH else ()):
         return  # nothing follows from it, whatever it is
@@ -127,7 +129,9 @@ def test_a_compose_file_with_two_upstreams(tmp_path: Path) -> None:
     assert "canary" not in draft.yaml() + "".join(map(str, draft.notes))
 
 
-def test_the_environment_alone(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_environment_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     variables = {
         "PROVIDER": "keycloak-oidc", "OIDC_ISSUER_URL": "https://keycloak.example.com/realms/main", "CLIENT_ID": "app",
         "CLIENT_SECRET": "canary", "REDIRECT_URL": "https://app.example.com/oauth2/callback", "EMAIL_DOMAINS": "a.test,b.test",
@@ -159,3 +163,161 @@ def test_the_alpha_file_with_the_rest_on_the_command_line(tmp_path: Path) -> Non
     assert codes(draft, "M23") == [
         "M230 injectRequestHeaders", "M230 upstreamConfig.upstreams[0].timeout", "M230 upstreamConfig.upstreams[1]",
     ]  # fmt: skip
+
+
+def test_a_file_with_a_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "run.sh"
+    file.write_text(f"docker run image:7 \\\n  {' '.join(LEAST)} \\\n  {BACKEND} -scope 'openid email'\n")
+    assert main(["config", "import", str(file), "--", "--client-id", "other", "--cookie-secure=false"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["provider"]["client_id"], printed["provider"]["scopes"]) == ("other", ["openid", "email"])
+
+
+def test_an_object_of_kubernetes(tmp_path: Path) -> None:
+    secret = {"name": "OAUTH2_PROXY_CLIENT_SECRET", "valueFrom": {"secretKeyRef": {"name": "x", "key": "canary"}}}
+    container = {"args": [*LEAST, BACKEND], "env": [secret, {"name": "OAUTH2_PROXY_SCOPE", "value": "openid"}]}
+    draft = convert(read(yaml.safe_dump({"spec": {"template": {"spec": {"containers": [container]}}}})))
+    assert config_of(draft, tmp_path).provider.scopes == ("openid",)
+    assert "canary" not in draft.yaml()
+
+
+# ── what must not be let in, or out ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("words", "note"),
+    [
+        (["--github-org=acme"], "M301 github_org"),
+        (["--authenticated-emails-file=/etc/emails"], "M301 authenticated_emails_file"),
+        (["--google-group=g"], "M301 google_groups"),
+        (["--gitlab-group=g"], "M301 gitlab_groups"),
+        (["--entra-id-allowed-tenant=t"], "M301 entra_id_allowed_tenants"),
+    ],
+)
+def test_nobody_enters_where_it_is_not_known_who_may(words: list[str], note: str, tmp_path: Path) -> None:
+    draft = imported(BACKEND, *words)
+    assert note in codes(draft)
+    file = tmp_path / "config.yaml"
+    file.write_text(draft.yaml())
+    loaded = read_config([file], SECRETS)
+    assert loaded.settings is None
+    assert "WHO_MAY_ENTER" in str(loaded.errors[0])
+
+
+@pytest.mark.parametrize(
+    "domains", [[], ["--email-domain=.a.test"], ["--email-domain=a.test", "--oidc-email-claim=mail"]]
+)
+def test_nobody_enters_by_a_domain_that_cannot_be_said(domains: list[str]) -> None:
+    draft = convert(of_words([*LEAST[:-1], BACKEND, *domains]))
+    assert "M301 email_domains" in codes(draft)
+    assert draft.tree["routes"] == [{"path": "/", "groups": ["${WHO_MAY_ENTER}"]}]
+
+
+def test_everybody_enters_where_one_domain_is_a_star() -> None:
+    draft = imported(BACKEND, "--email-domain=a.test", "--email-domain=.b.test", "--oidc-email-claim=mail")
+    assert codes(draft, "M301") == []
+    assert "routes" not in draft.tree
+    assert draft.tree["identity"]["headers"]["X-Forwarded-Email"] == "mail"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--client-secret=canary"], ["--cookie-secret=canary"], ["--redis-password=canary", "--session-store-type=redis"],
+        ["--redis-connection-url=redis://u:canary@redis:6379/1", "--session-store-type=redis"],
+        ["--redis-connection-url=redis://u:canary@redis:port", "--session-store-type=redis"],
+        ["--redis-sentinel-connection-urls=redis://:canary@s:1", "--redis-use-sentinel", "--session-store-type=redis"],
+        ["--redis-cluster-connection-urls=redis://:canary@s:1,redis://:canary@t:1", "--redis-use-cluster",
+         "--session-store-type=redis"],
+        ["--basic-auth-password=canary"], ["--signature-key=sha1:canary"], ["--jwt-key=canary"], ["--github-token=canary"],
+        ["--upstream=http://u:canary@app:80/"], ["--upstream=foo://canary"], ["--colour=canary"],
+        ["--redirect-url=https://u:canary@app.example.com/oauth2/callback"],
+    ],
+)  # fmt: skip
+def test_no_secret_is_printed(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "import", "--", *LEAST, BACKEND, *words]) == 0
+    printed = capsys.readouterr()
+    assert "canary" not in printed.out + printed.err
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "just words", "[1, 2]", "a: b", "x = ", "provider = canary", "cookie_secure = 'canary'", "{" * 2000,
+        "a: &a [x]\nb: [" + "*a, " * 9 + "*a]", "provider = [1, 2]", "-- 'canary", "\0",
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_said_without_its_content(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text(content)
+    assert main(["config", "import", str(tmp_path / "file")]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("oidc-proxy config import: ")
+    assert "canary" not in printed.err
+
+
+def test_files_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "long").write_text("#" * (2**20 + 1))
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    for words in ([str(tmp_path / "long")], [str(tmp_path / "binary")], [str(tmp_path / "none")], []):
+        assert main(["config", "import", *words]) == 1
+        assert capsys.readouterr().out == ""
+
+
+def test_aliases_within_aliases_take_no_time() -> None:
+    levels = "\n".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]" for n in range(1, 30))
+    with pytest.raises(ValueError, match="neither flags nor variables"):
+        read(f"l0: &l0 [x]\n{levels}")
+
+
+def test_what_is_written_is_data(tmp_path: Path) -> None:
+    odd = "a'b\"c: d #e, ${HOME} $$ ü\n- x"
+    draft = convert({**of_words([*LEAST, BACKEND]), "allowed-group": [odd], "skip-auth-route": ["^/(\n\nroutes: []"]})
+    config = config_of(draft, tmp_path)
+    assert config.routes[-1].groups == (odd,)
+
+
+# ── paths ──
+
+
+@pytest.mark.parametrize(
+    ("pattern", "paths"),
+    [
+        ("^/static/", ["/static/"]), ("^/static/.*", ["/static/"]), ("^/static/.*$", ["/static/"]),
+        ("^/health$", ["/health"]), ("^/favicon.ico$", ["/favicon.ico"]), (r"^/favicon\.ico$", ["/favicon.ico"]),
+        ("^/api", ["/api", "/api/"]), ("^/api.*", ["/api", "/api/"]), ("^/api(/.*)?$", ["/api", "/api/"]),
+        ("^/api(/|$)", ["/api", "/api/"]), ("^/x/?$", ["/x"]), ("^/", ["/"]), (".*", ["/"]), ("^/.*$", ["/"]),
+        (r"^\/a\-b\/", ["/a-b/"]),
+    ],
+)  # fmt: skip
+def test_plain_expressions_become_paths(pattern: str, paths: list[str]) -> None:
+    found = paths_of(pattern)
+    assert found is not None
+    assert found[0] == paths
+    for path in found[0]:
+        RouteSettings(path=path)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "^/$", "^/x/$", "^/(a|b)/", "^/a|^/b", "/api", "^/api/v[0-9]+/", "^/a+", "^/a?b", r"^/\d+", "^/a//b", "^/../x",
+        "^/a%2fb", "(?i)^/a", "^/a$|^/b$", "", "^", "$", "^/a.{3}$", "^/x/.*/y", "^/./x", r"^/a\z",
+    ],
+)  # fmt: skip
+def test_other_expressions_open_nothing(pattern: str) -> None:
+    assert paths_of(pattern) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("168h0m0s", 604800), ("1h30m", 5400), ("500ms", 0.5), ("0", 0), ("1.5h", 5400)]
+)
+def test_durations_of_go(text: str, seconds: float) -> None:
+    assert duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "1", "h", "1d", "1h x", "-1h", "1h" * 99])
+def test_what_is_no_duration_of_go(text: str) -> None:
+    assert duration(text) is None
