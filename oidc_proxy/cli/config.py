@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _FORMS = ("text", "json", "github")
 _LONGEST_FILE = 2**20
 _IMPORT = """\
-A FILE is oauth2-proxy's configuration file, its alpha file, a file with its command line, a Compose file or an object of
-Kubernetes. Flags follow after --. Flags win over variables, and these over files.
+A FILE is oauth2-proxy's configuration file, its alpha file, a file with its command line, a Compose file or an object
+of Kubernetes. Flags follow after --. Flags win over variables, and these over files.
 
 examples:
   oidc-proxy config import /etc/oauth2-proxy.cfg > config.yaml

@@ -10,7 +10,7 @@ import yaml
 
 from oidc_proxy.cli import main
 from oidc_proxy.config import Config, fields, read_config
-from oidc_proxy.config.oauth2_proxy import OPTIONS, SENTENCES, Draft, convert, of_environ, of_words, read
+from oidc_proxy.config.oauth2_proxy import OPTIONS, SENTENCES, Draft, convert, of_words, read
 from oidc_proxy.config.oauth2_proxy.options import BY_KEY, Kind
 from oidc_proxy.config.oauth2_proxy.paths import paths_of
 from oidc_proxy.config.oauth2_proxy.reading import duration
@@ -121,7 +121,8 @@ def test_a_compose_file_with_two_upstreams(tmp_path: Path) -> None:
         for path, method in (("/healthz", "GET"), ("/api/public/x", "POST"), ("/api/x", "GET"), ("/x", "OPTIONS"))
     }
     assert {path: (rule.auth, rule.upstream) for path, rule in found.items()} == {
-        "/healthz": ("none", None), "/api/public/x": ("none", "api"), "/api/x": ("required", "api"), "/x": ("none", None),
+        "/healthz": ("none", None), "/api/public/x": ("none", "api"),
+        "/api/x": ("required", "api"), "/x": ("none", None),
     }  # fmt: skip
     assert found["/api/x"].roles == ("admin", "reports:reader")
     assert (config.identity.authorization, config.session.cookie.domain) == ("id_token", "example.com")
@@ -134,8 +135,10 @@ def test_the_environment_alone(
 ) -> None:
     variables = {
         "PROVIDER": "keycloak-oidc", "OIDC_ISSUER_URL": "https://keycloak.example.com/realms/main", "CLIENT_ID": "app",
-        "CLIENT_SECRET": "canary", "REDIRECT_URL": "https://app.example.com/oauth2/callback", "EMAIL_DOMAINS": "a.test,b.test",
-        "UPSTREAMS": "http://127.0.0.1:8080", "SKIP_AUTH_ROUTES": "GET=^/api/status$,POST=^/api/_import", "COOKIE_SECURE": "true",
+        "CLIENT_SECRET": "canary", "REDIRECT_URL": "https://app.example.com/oauth2/callback",
+        "EMAIL_DOMAINS": "a.test,b.test",
+        "UPSTREAMS": "http://127.0.0.1:8080", "SKIP_AUTH_ROUTES": "GET=^/api/status$,POST=^/api/_import",
+        "COOKIE_SECURE": "true",
     }  # fmt: skip
     for name, value in variables.items():
         monkeypatch.setenv(f"OAUTH2_PROXY_{name}", value)
@@ -223,13 +226,15 @@ def test_everybody_enters_where_one_domain_is_a_star() -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["--client-secret=canary"], ["--cookie-secret=canary"], ["--redis-password=canary", "--session-store-type=redis"],
+        ["--client-secret=canary"], ["--cookie-secret=canary"],
+        ["--redis-password=canary", "--session-store-type=redis"],
         ["--redis-connection-url=redis://u:canary@redis:6379/1", "--session-store-type=redis"],
         ["--redis-connection-url=redis://u:canary@redis:port", "--session-store-type=redis"],
         ["--redis-sentinel-connection-urls=redis://:canary@s:1", "--redis-use-sentinel", "--session-store-type=redis"],
         ["--redis-cluster-connection-urls=redis://:canary@s:1,redis://:canary@t:1", "--redis-use-cluster",
          "--session-store-type=redis"],
-        ["--basic-auth-password=canary"], ["--signature-key=sha1:canary"], ["--jwt-key=canary"], ["--github-token=canary"],
+        ["--basic-auth-password=canary"], ["--signature-key=sha1:canary"], ["--jwt-key=canary"],
+        ["--github-token=canary"],
         ["--upstream=http://u:canary@app:80/"], ["--upstream=foo://canary"], ["--colour=canary"],
         ["--redirect-url=https://u:canary@app.example.com/oauth2/callback"],
     ],

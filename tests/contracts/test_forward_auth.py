@@ -223,7 +223,8 @@ async def test_f201_x_forwarded_uri_says_which_rule_where_the_proxy_is_known_to_
     async with asked_world({"routes": routes, "forward_auth": {"forwarded_uri": True}}) as world:
         cookies = {"": "", "ann": await cookie_of(world, "ann"), "eve": await cookie_of(world, "eve")}
         for user, path, status in (
-            ("", "/public/x", 200), ("", "/admin/x", 401), ("", "/public/../admin/x", 403), ("", "/public/%2e%2e/x", 403),
+            ("", "/public/x", 200), ("", "/admin/x", 401), ("", "/public/../admin/x", 403),
+            ("", "/public/%2e%2e/x", 403),
             ("ann", "/admin/x", 200), ("eve", "/admin/x", 403), ("eve", "/x?y=/public/", 200), ("", "public/x", 400),
         ):  # fmt: skip
             question = message(world.url, "GET /oauth2/auth", f"X-Forwarded-Uri: {path}", cookie=cookies[user])

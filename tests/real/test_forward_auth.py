@@ -335,7 +335,7 @@ def redis_sentinels(redis_server: RedisServer) -> Iterator[RedisSentinels]:
 async def test_what_is_imported_from_oauth2_proxy_works_behind_its_nginx(
     nginx_of_oauth2_proxy: Front, tmp_path: Path, redis_sentinels: RedisSentinels
 ) -> None:
-    """Keycloak's client, Redis behind Sentinels, open paths, groups: only addresses and secrets are those of the test."""
+    """Redis behind Sentinels, open paths, groups, domains: only addresses and secrets are those of the test."""
     text = (CORPUS / "oauth2_proxy" / "nginx.cfg").read_text()
     draft = convert(read(text), forwarded_uri=True)
     config = yaml.safe_load(draft.yaml())

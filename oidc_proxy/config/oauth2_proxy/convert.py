@@ -342,16 +342,16 @@ def _announced(given: Given, draft: Draft) -> None:
         headers["X-Auth-Request-Email"] = claim
     if not passed or claim != "email" or given.truth("prefer-email-to-user"):
         draft.put("identity.headers", headers, *(flag for flag in flags if flag in given.values))
-    token = "none"
+    which = "none"
     if given.truth("pass-access-token"):
-        token = "access_token"
+        which = "access_token"
         draft.say("M109", "pass-access-token")
     if given.truth("set-authorization-header") or given.truth("pass-authorization-header"):
-        if token == "access_token":
+        if given.truth("pass-access-token"):
             draft.say("M110", "pass-access-token")
-        token = "id_token"
+        which = "id_token"
     about = ("pass-access-token", "pass-authorization-header", "set-authorization-header")
-    draft.put("identity.authorization", token, *(flag for flag in about if flag in given.values))
+    draft.put("identity.authorization", which, *(flag for flag in about if flag in given.values))
 
 
 def _log(given: Given, draft: Draft) -> None:

@@ -1,7 +1,7 @@
 """Every option of oauth2-proxy v7.15, and what becomes of it.
 
-An option is converted, behaves differently, has no counterpart, or says who may enter in a way that somebody must decide
-about. The sentences' codes never change their meaning: M1 differs, M2 has no counterpart, M3 is to be decided.
+An option is converted, behaves differently, has no counterpart, or says who may enter in a way that somebody must
+decide about. The sentences' codes never change their meaning: M1 differs, M2 has no counterpart, M3 is to be decided.
 """
 
 from __future__ import annotations
@@ -44,17 +44,20 @@ SENTENCES: Mapping[str, str] = {
     "M104": "is not needed: tokens are renewed before they expire, and the session's cookie stays what it is",
     "M105": "is not needed: PKCE is always used, with S256",
     "M106": "has no effect: the nonce of the ID token is always checked",
-    "M107": "an address that is not verified is withheld, but does not keep its user from signing in, unless a rule asks "
-    "for it",
-    "M108": "the session is on the server: in memory here, and gone when the program ends. Write `store: {type: redis}` "
-    "to keep it or to run several processes",
-    "M109": "the access token goes on as `Authorization: Bearer` and, for nginx, as X-Auth-Request-Access-Token; there is "
-    "no X-Forwarded-Access-Token",
+    "M107": "an address that is not verified is withheld, but does not keep its user from signing in, unless a rule "
+    "asks for it",
+    "M108": "the session is on the server: in memory here, and gone when the program ends. Write "
+    "`store: {type: redis}` to keep it or to run several processes",
+    "M109": "the access token goes on as `Authorization: Bearer` and, for nginx, as X-Auth-Request-Access-Token; there "
+    "is no X-Forwarded-Access-Token",
     "M110": "the ID token goes on as `Authorization: Bearer`; X-Auth-Request-Access-Token then says the same, not the "
     "access token",
-    "M111": "health is asked for on the administration listener: /livez and /readyz of `admin.address`; change the probes",
-    "M112": "is always so: a person goes to the provider at once, without a page with a button; /oauth2/sign_in has one",
-    "M113": "is not needed: a program, by what it accepts and by fetch metadata, gets 401 and a problem document everywhere",
+    "M111": "health is asked for on the administration listener: /livez and /readyz of `admin.address`; change the "
+    "probes",
+    "M112": "is always so: a person goes to the provider at once, without a page with a button; /oauth2/sign_in has "
+    "one",
+    "M113": "is not needed: a program, by what it accepts and by fetch metadata, gets 401 and a problem document "
+    "everywhere",
     "M114": "the log is one JSON object a line on standard output; its format cannot be chosen",
     "M115": "writes no file: let whoever runs the program keep and rotate its output",
     "M116": "the client's address is read from X-Forwarded-For (`listen.client_address_header`), whatever else comes",
@@ -113,7 +116,8 @@ SENTENCES: Mapping[str, str] = {
     "--forwarded-uri does)",
     "M305": "X-Forwarded-Uri is believed: make sure that the proxy sets it in the very location that asks. Where it does "
     "not, visitors choose the rule",
-    "M306": "names no proxy, so oauth2-proxy believes everybody: name the networks that the proxy in front connects from",
+    "M306": "names no proxy, so oauth2-proxy believes everybody: name the networks that the proxy in front connects "
+    "from",
 }
 """Code → what is said of an option."""
 
@@ -175,8 +179,8 @@ OPTIONS: Mapping[str, Option] = {
     **_gates(TEXT, "authenticated-emails-file", "bitbucket-repository", "bitbucket-team", "github-org", "github-repo",
              "github-team"),
     **_gates(LIST, "github-user", "gitlab-group", "gitlab-project", "google-group", "entra-id-allowed-tenant"),
-    **_told("M218", TEXT, "azure-graph-group-field", "github-token", "google-admin-email", "google-admin-api-user-scope",
-            "google-service-account-json", "google-target-principal"),
+    **_told("M218", TEXT, "azure-graph-group-field", "github-token", "google-admin-email",
+            "google-admin-api-user-scope", "google-service-account-json", "google-target-principal"),
     **_told("M218", TRUTH, "google-use-application-default-credentials", "google-use-organization-id", harmless=_OFF),
     **_told("M203", LIST, "trusted-ip", harmless=([],)),
     **_told("M201", TEXT, "htpasswd-file"),
