@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from oidc_proxy.config.oauth2_proxy import OPTIONS, SENTENCES, Draft, convert, o
 from oidc_proxy.config.oauth2_proxy.options import BY_KEY, Kind
 from oidc_proxy.config.oauth2_proxy.paths import paths_of
 from oidc_proxy.config.oauth2_proxy.reading import duration
+from oidc_proxy.errors import RequestFault
 from oidc_proxy.policy import RouteSettings, compile_routes, match
 
 CORPUS = Path(__file__).parents[1] / "corpus" / "oauth2_proxy"
@@ -110,7 +112,7 @@ def test_behind_nginx_with_keycloak_and_sentinels(tmp_path: Path) -> None:
 
 
 def test_a_compose_file_with_two_upstreams(tmp_path: Path) -> None:
-    draft = convert(read((CORPUS / "compose.yml").read_text().replace("$$", "$")))
+    draft = convert(read((CORPUS / "compose.yml").read_text()))
     config = config_of(draft, tmp_path)
     assert {name: upstream.url for name, upstream in config.upstreams.items()} == {
         "default": "http://app:8080", "api": "http://api:9000",
@@ -174,6 +176,22 @@ def test_a_file_with_a_command_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["config", "import", str(file), "--", "--client-id", "other", "--cookie-secure=false"]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert (printed["provider"]["client_id"], printed["provider"]["scopes"]) == ("other", ["openid", "email"])
+
+
+def test_other_containers_of_a_compose_file_are_passed_over() -> None:
+    others = {"db": {"image": "db", "command": "run --config x --trace"}, "app": {"environment": ["OAUTH2_PROXY_X=1"]}}
+    ours = {"command": ["--config", "/a.cfg", "--provider", "oidc"], "environment": {"OAUTH2_PROXY_CLIENT_ID": "a$$b"}}
+    values = read(yaml.safe_dump({"services": {**others, "auth": ours}}))
+    assert values == {"client-id": "a$b", "config": "/a.cfg", "provider": "oidc"}
+    assert "M307 config" in codes(convert(values))
+
+
+def test_a_cookie_domain_must_cover_the_site() -> None:
+    draft = imported(BACKEND, "--cookie-domain=.other.test,.example.com,app.example.com,xapp.example.com")
+    assert draft.tree["session"]["cookie"]["domain"] == "app.example.com"
+    draft = imported(BACKEND, "--cookie-domain=.other.test")
+    assert "domain" not in draft.tree["session"]["cookie"]
+    assert "M126 cookie_domains" in codes(draft)
 
 
 def test_an_object_of_kubernetes(tmp_path: Path) -> None:
@@ -326,3 +344,30 @@ def test_durations_of_go(text: str, seconds: float) -> None:
 @pytest.mark.parametrize("text", ["", "1", "h", "1d", "1h x", "-1h", "1h" * 99])
 def test_what_is_no_duration_of_go(text: str) -> None:
     assert duration(text) is None
+
+
+PATTERNS = (
+    "^/static/", "^/health$", "^/api", "^/api(/.*)?$", "^/x/?$", r"^/favicon\.ico$", "^/favicon.ico$", "^/a/b.*",
+    "^/a(/|$)", "^/$", "^/x/$", "^/(a|b)/", "^/api/v[0-9]+/", "^/a.+", "/static/", "^/a|^/b", "^/ab?", "^/a*",
+)  # fmt: skip
+PROBES = (
+    "/", "/a", "/a/", "/a/b", "/a/bc", "/a/b/c", "/b", "/b/", "/api", "/api/", "/apical", "/api/v1/x", "/static", "/x",
+    "/static/", "/static/a", "/x/static/a", "/health", "/health/", "/healthy", "/x/", "/x/y", "/favicon.ico", "/ab",
+    "/faviconxico", "/aa", "/v1", "//a", "/a//b",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_nothing_is_open_that_was_not(pattern: str, tmp_path: Path) -> None:
+    config = config_of(imported(BACKEND, f"--skip-auth-route={pattern}"), tmp_path)
+    routes = compile_routes([*config.routes, *([] if config.routes[-1].path == "/" else [RouteSettings(path="/")])])
+    opened = []
+    for path in PROBES:
+        try:
+            route = match(routes, host="app.example.com", path=path, method="GET")
+        except RequestFault:
+            continue  # it can be read in two ways, and is refused
+        if route.settings.auth == "none":
+            opened.append(path)
+    assert [path for path in opened if not re.search(pattern, path)] == []
+    assert opened or paths_of(pattern) is None

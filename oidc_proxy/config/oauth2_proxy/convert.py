@@ -318,10 +318,10 @@ def _session(given: Given, draft: Draft) -> None:
 def _cookie_domain(given: Given, draft: Draft) -> None:
     host = urlsplit(draft.tree["public_url"]).hostname or ""
     domains = [domain.removeprefix(".").lower() for domain in given.listed("cookie-domain")]
-    covering = [name for name in domains if f".{host}".endswith(f".{name}")] or domains
+    covering = [name for name in domains if f".{host}".endswith(f".{name}")]
     if covering:
         draft.put("session.cookie.domain", max(covering, key=len), "cookie-domain")
-    if len(domains) > 1:
+    if domains and (len(domains) > 1 or not covering):
         draft.say("M126", "cookie-domain")
 
 

@@ -91,7 +91,8 @@ SENTENCES: Mapping[str, str] = {
     "M213": "has no counterpart: requests carry no signature for the application",
     "M214": "has no counterpart: metrics have one plain listener; put a proxy in front, or keep it local",
     "M215": "has no counterpart: TLS 1.2 or newer with the library's own suites",
-    "M216": "has no counterpart: the certificate of Redis is always verified; name its authority in `store.tls.ca_file`",
+    "M216": "has no counterpart: the certificate of Redis is always verified; name its authority in "
+    "`store.tls.ca_file`",
     "M217": "has no counterpart: the title and text of pages cannot be replaced by HTML",
     "M218": "has no counterpart: groups of this provider's own interface are not asked for",
     "M219": "is no OpenID Provider, which is all that there is here; put one in between, such as Keycloak",
@@ -114,10 +115,11 @@ SENTENCES: Mapping[str, str] = {
     "M304": "rules differ by path, and nginx must say which request it asks about: let it send X-Original-URL and "
     "X-Original-Method, or, if it sets X-Forwarded-Uri in every check, set `forward_auth.forwarded_uri` (the option "
     "--forwarded-uri does)",
-    "M305": "X-Forwarded-Uri is believed: make sure that the proxy sets it in the very location that asks. Where it does "
-    "not, visitors choose the rule",
+    "M305": "X-Forwarded-Uri is believed: make sure that the proxy sets it in the very location that asks. Where it "
+    "does not, visitors choose the rule",
     "M306": "names no proxy, so oauth2-proxy believes everybody: name the networks that the proxy in front connects "
     "from",
+    "M307": "names a file that is not read by itself: give it to the import as well",
 }
 """Code → what is said of an option."""
 
@@ -273,7 +275,7 @@ OPTIONS: Mapping[str, Option] = {
     **_told("M112", TRUTH, "skip-provider-button", harmless=_ON),
     **_told("M217", TEXT, "banner", "footer", "custom-sign-in-logo", "custom-templates-dir", harmless=("", "-")),
     # what is no configuration
-    **_told("M100", TEXT, "config", "alpha-config"),
+    **_told("M307", TEXT, "config", "alpha-config"),
     **_told("M100", TRUTH, "config-test", "convert-config-to-alpha", "version", harmless=(True, False)),
 }  # fmt: skip
 """Flag → what becomes of it."""

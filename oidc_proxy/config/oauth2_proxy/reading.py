@@ -82,20 +82,36 @@ def of_words(words: Sequence[str]) -> Values:
 
 
 def _within(document: Mapping[Any, Any]) -> Values:
-    """From the commands and variables of a Compose file or of Kubernetes' objects."""
-    values: Values = {}
-    for mapping in _mappings(document):
-        for key in ("environment", "env"):
-            values |= of_environ(_variables(mapping.get(key)))
-    for mapping in _mappings(document):
-        for key in ("entrypoint", "command", "args"):
-            words = mapping.get(key)
-            words = shlex.split(words) if isinstance(words, str) else words
-            if isinstance(words, list):
-                values |= of_words([str(word) for word in words])
-    if not values:
+    """From the command and variables of oauth2-proxy's container, in a Compose file or an object of Kubernetes."""
+    escaped = "services" in document  # Compose writes $$ for $
+    containers = [_container(mapping, escaped=escaped) for mapping in _mappings(document)]
+    found = [values for values in containers if values.keys() & OPTIONS.keys()]
+    if not found:
         raise ValueError("has neither flags nor variables of oauth2-proxy")
-    return values
+    return max(found, key=lambda values: len(values.keys() & OPTIONS.keys()))
+
+
+def _container(mapping: Mapping[Any, Any], *, escaped: bool) -> Values:
+    """Its flags over its variables; nothing if its command cannot be read."""
+    words: list[str] = []
+    for key in ("entrypoint", "command", "args"):
+        given = mapping.get(key)
+        words += shlex.split(given) if isinstance(given, str) else map(str, given if isinstance(given, list) else ())
+    variables = {**_variables(mapping.get("environment")), **_variables(mapping.get("env"))}
+    if escaped:
+        words = [word.replace("$$", "$") for word in words]
+        variables = {name: value.replace("$$", "$") for name, value in variables.items()}
+    if not (variables.keys() & _NAMES or any(_is_ours(word) for word in words)):
+        return {}
+    return of_environ(variables) | of_words(words)
+
+
+_NAMES = frozenset(_VARIABLE + key.upper() for key in BY_KEY)
+
+
+def _is_ours(word: str) -> bool:
+    found = _FLAG.fullmatch(word)
+    return bool(found and found[1].replace("_", "-") in OPTIONS)
 
 
 def _mappings(document: Any) -> Iterator[Mapping[Any, Any]]:
