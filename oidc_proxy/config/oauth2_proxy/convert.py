@@ -27,6 +27,7 @@ def convert(values: Values, *, forwarded_uri: bool = False) -> Draft:
     for subject in (_listeners, _believed, _store, _session, _announced, _log):
         subject(given, draft)
     _told(given, draft)
+    draft.keep_sources(values)
     return draft
 
 
@@ -46,6 +47,12 @@ def _moved(given: Given, draft: Draft, places: Mapping[str, str]) -> None:
     for flag, place in places.items():
         if given.has(flag):
             draft.put(place, given.values[flag], flag)
+
+
+def _without_effect(given: Given, draft: Draft, code: str, *flags: str) -> None:
+    for flag in flags:
+        if given.has(flag):
+            draft.say(code, flag)
 
 
 def _secret(given: Given, draft: Draft, flag: str, place: str) -> None:
@@ -117,11 +124,12 @@ def _provider(given: Given, draft: Draft) -> None:
         draft.put("provider.client_secret_file", given.text("client-secret-file"), "client-secret-file")
     else:
         _secret(given, draft, "client-secret", "provider.client_secret")
-    if given.has("oidc-issuer-url") or given.truth("skip-oidc-discovery"):
-        ours = ("login-url", "redeem-url", "profile-url", "oidc-jwks-url")
-        _moved(given, draft, {flag: OPTIONS[flag].into for flag in ours})
+    endpoints = ("login-url", "redeem-url", "profile-url", "oidc-jwks-url")
     if given.truth("skip-oidc-discovery"):
         draft.put("provider.discovery", False, "skip-oidc-discovery")
+        _moved(given, draft, {flag: OPTIONS[flag].into for flag in endpoints})
+    else:
+        _without_effect(given, draft, "M132", *endpoints)
     _verified(given, draft)
 
 
@@ -160,12 +168,22 @@ def _sign_in(given: Given, draft: Draft) -> None:
     if redirects:
         draft.put("login.allowed_redirects", redirects, "whitelist-domain")
         draft.say("M131", "whitelist-domain")
-    wait = duration(given.text("cookie-csrf-expire", "0"))
-    if wait:
-        draft.put("login.timeout", str(wait), "cookie-csrf-expire")
-    limit = given.text("cookie-csrf-per-request-limit")
-    if limit.isascii() and limit.isdigit() and 1 <= int(limit) <= 100:
+    _pending(given, draft)
+
+
+def _pending(given: Given, draft: Draft) -> None:
+    """How long a sign-in may be under way, and how many."""
+    if given.has("cookie-csrf-expire"):
+        wait = duration(given.text("cookie-csrf-expire"))
+        if wait:
+            draft.put("login.timeout", str(wait), "cookie-csrf-expire")
+        else:
+            draft.say("M231", "cookie-csrf-expire")
+    limit = given.text("cookie-csrf-per-request-limit", "0")
+    if re.fullmatch("[1-9][0-9]?|100", limit):
         draft.put("login.max_pending", int(limit), "cookie-csrf-per-request-limit")
+    elif limit != "0":
+        draft.say("M231", "cookie-csrf-per-request-limit")
 
 
 def _redirect(domain: str, draft: Draft) -> str | None:
@@ -207,6 +225,9 @@ def _listeners(given: Given, draft: Draft) -> None:
     flag, usual = ("https-address", ":443") if secure else ("http-address", "127.0.0.1:4180")
     address, mode = _address(given.text(flag, usual))
     draft.put("listen.address", address, flag)
+    _without_effect(given, draft, "M133", "http-address" if secure else "https-address")
+    if not secure:
+        _without_effect(given, draft, "M133", "tls-key-file")
     if mode:
         draft.put("listen.socket_mode", mode)
     if secure:
@@ -270,11 +291,17 @@ def _sentinels(given: Given, draft: Draft) -> None:
 
 
 def _split(url: str) -> tuple[str, str, int | None, str, str | None] | None:
-    """Scheme, host, port, path and user of an address of Redis; a password in it is not looked at."""
+    """Scheme, host, port, path and user of an address of Redis; who has no password may be one."""
     try:
         parts = urlsplit(url if "://" in url else f"redis://{url}")
         host = parts.hostname or ""
-        return parts.scheme, f"[{host}]" if ":" in host else host, parts.port, parts.path, parts.username
+        return (
+            parts.scheme,
+            f"[{host}]" if ":" in host else host,
+            parts.port,
+            parts.path,
+            parts.username if parts.password else None,
+        )
     except ValueError:
         return None
 
@@ -305,13 +332,17 @@ def _session(given: Given, draft: Draft) -> None:
         draft.put("session.idle_timeout", str(life), "cookie-expire")
         draft.put("session.absolute_timeout", str(life), "cookie-expire")
         draft.put("session.cookie.persistent", True, "cookie-expire")
-    draft.say("M103" if life is not None else "M231", "cookie-expire")
+        draft.say("M103", "cookie-expire")
+    elif life is None:
+        draft.say("M231", "cookie-expire")
     if given.has("cookie-name"):
         name = given.text("cookie-name").removeprefix("__Host-").removeprefix("__Secure-")
         draft.put("session.cookie.name", name, "cookie-name")
-    same_site = _SAME_SITE.get(given.text("cookie-samesite").lower())
-    if same_site:
-        draft.put("session.cookie.same_site", same_site, "cookie-samesite")
+    same_site = given.text("cookie-samesite").lower()
+    if same_site in _SAME_SITE:
+        draft.put("session.cookie.same_site", _SAME_SITE[same_site], "cookie-samesite")
+    elif same_site:
+        draft.say("M231", "cookie-samesite")
     _cookie_domain(given, draft)
 
 

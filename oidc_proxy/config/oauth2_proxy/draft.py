@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from oidc_proxy.config.oauth2_proxy.options import OPTIONS, SENTENCES, key_of
+from oidc_proxy.config.oauth2_proxy.options import BY_KEY, OPTIONS, SENTENCES, key_of
 from oidc_proxy.config.oauth2_proxy.reading import Values
 
 
@@ -66,6 +66,11 @@ class Draft:
         note = Note(code, key_of(about) if about in OPTIONS else _CONTROL.sub("?", about)[:200])
         if note not in self.notes:
             self.notes.append(note)
+
+    def keep_sources(self, values: Values) -> None:
+        """Forget the options that are not set: what stands for them is what oauth2-proxy does without."""
+        for section, keys in self.sources.items():
+            self.sources[section] = [key for key in keys if BY_KEY[key] in values]
 
     def yaml(self) -> str:
         """Our file. Nothing in it is filled in but the variables that stand for what is not copied or not known."""

@@ -76,6 +76,8 @@ SENTENCES: Mapping[str, str] = {
     "M129": "switches off a check of certificates, here as there; remove it as soon as you can",
     "M130": "opens OPTIONS on every path of the rules, without a user",
     "M131": "a return address must be https on the port that is named, or the default one",
+    "M132": "is not needed: the provider's metadata says it, here as there",
+    "M133": "has no effect, as in oauth2-proxy: there is one listener, with TLS if there is a certificate",
     "M201": "has no counterpart: users of a password file; everybody signs in at the provider",
     "M202": "has no counterpart: requests with a bearer token of their own need a session here",
     "M203": "has no counterpart: no address is let in without a sign-in",

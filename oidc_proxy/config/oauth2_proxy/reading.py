@@ -26,21 +26,32 @@ _TRUE, _FALSE = {"1", "t", "true"}, {"0", "f", "false"}
 
 def read(text: str) -> Values:
     """Whatever kind of file it is. ValueError, without what is in it, if it is none of them."""
-    if _first_line(text).startswith(("-", "oauth2-proxy", "docker ", "exec ", "/")) and "--" in text:
+    try:
+        return _read(text)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+
+
+_COMMAND = re.compile(r"(-{1,2}[A-Za-z]|(\S*/)?oauth2-proxy\b|(sudo|exec|docker|podman) )")
+
+
+def _read(text: str) -> Values:
+    if _COMMAND.match(_first_line(text)) and "--" in text:
         return of_words(shlex.split(text.replace("\\\n", " "), comments=True))
     try:
         return of_settings(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
-        not_toml = str(error)
+        not_toml = re.search(r"at line \d+, column \d+", str(error))
     try:
-        loaded = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError):
-        loaded = None
-    if not isinstance(loaded, Mapping):
-        raise ValueError(f"is neither a configuration file ({not_toml}) nor YAML nor a command line")
-    if _ALPHA & loaded.keys():
-        return of_alpha(loaded)
-    return _within(loaded)
+        documents = list(yaml.safe_load_all(text))
+    except (yaml.YAMLError, ValueError):
+        documents = []
+    if not any(isinstance(document, Mapping) for document in documents):
+        where = f", by what is {not_toml[0]}," if not_toml else ""
+        raise ValueError(f"is no configuration file{where} and neither YAML nor a command line")
+    if len(documents) == 1 and _ALPHA & documents[0].keys():
+        return of_alpha(documents[0])
+    return _within(documents)
 
 
 def _first_line(text: str) -> str:
@@ -63,8 +74,10 @@ def of_environ(environ: Mapping[str, str]) -> Values:
 
 
 def of_words(words: Sequence[str]) -> Values:
-    """From a command line; what stands in front of the first flag is passed over."""
-    values: Values = {}
+    """From a command line, and the variables that it sets; whatever else is no flag is passed over."""
+    variables = (word.partition("=") for word in words if word.startswith(_VARIABLE))
+    values = of_environ({name: value for name, _, value in variables})
+    counted: set[str] = set()
     rest = list(words)
     while rest:
         found = _FLAG.fullmatch(rest.pop(0))
@@ -76,15 +89,16 @@ def of_words(words: Sequence[str]) -> Values:
             value = rest.pop(0)
         flag, settled = _settled(flag, True if value is None else value)
         if option and option.kind == Kind.LIST:
-            settled = [*values.get(flag, []), *settled]
+            settled = [*(values[flag] if flag in counted else []), *settled]
+        counted.add(flag)
         values[flag] = settled
     return values
 
 
-def _within(document: Mapping[Any, Any]) -> Values:
+def _within(documents: list[Any]) -> Values:
     """From the command and variables of oauth2-proxy's container, in a Compose file or an object of Kubernetes."""
-    escaped = "services" in document  # Compose writes $$ for $
-    containers = [_container(mapping, escaped=escaped) for mapping in _mappings(document)]
+    escaped = any("services" in document for document in documents if isinstance(document, Mapping))
+    containers = [_container(mapping, escaped=escaped) for mapping in _mappings(documents)]
     found = [values for values in containers if values.keys() & OPTIONS.keys()]
     if not found:
         raise ValueError("has neither flags nor variables of oauth2-proxy")
@@ -92,7 +106,7 @@ def _within(document: Mapping[Any, Any]) -> Values:
 
 
 def _container(mapping: Mapping[Any, Any], *, escaped: bool) -> Values:
-    """Its flags over its variables; nothing if its command cannot be read."""
+    """Its flags over its variables. In Compose files (``escaped``), two dollar signs are one."""
     words: list[str] = []
     for key in ("entrypoint", "command", "args"):
         given = mapping.get(key)
@@ -250,7 +264,8 @@ def _provider(provider: Mapping[Any, Any]) -> Values:
 def _upstreams(config: Mapping[Any, Any]) -> Values:
     values: Values = {}
     servers: list[str] = []
-    for number, upstream in enumerate(config.get("upstreams") or ()):
+    upstreams = [upstream for upstream in config.get("upstreams") or () if isinstance(upstream, Mapping)]
+    for number, upstream in enumerate(upstreams):
         path, uri = str(upstream.get("path", "/")), str(upstream.get("uri", ""))
         simple = re.fullmatch(r"[/\w.~-]*", path) and not upstream.get("rewriteTarget")
         if upstream.get("static"):
@@ -266,7 +281,7 @@ def _upstreams(config: Mapping[Any, Any]) -> Values:
                            ("timeout", "upstream-timeout"), ("flushInterval", "flush-interval"),
                            ("disableKeepAlives", "disable-keep-alives")):  # fmt: skip
             if name in upstream:  # of several, one must not loosen the others
-                alone = len(config["upstreams"]) == 1
+                alone = len(upstreams) == 1
                 values |= [_settled(flag if alone else f"upstreamConfig.upstreams[{number}].{name}", upstream[name])]
     return {**values, "upstream": servers}
 

@@ -65,7 +65,7 @@ class _Rules:
 def rules(given: Given, draft: Draft, *, forwarded_uri: bool) -> None:
     """Put ``upstreams``, ``routes`` and the part of ``forward_auth`` that depends on them."""
     backends = list(_backends(given, draft))
-    asked = given.truth("set-xauthrequest") or not backends
+    asked = not backends or (given.truth("set-xauthrequest") and given.truth("reverse-proxy"))
     if asked:
         draft.put("forward_auth.dialects", ["oauth2_proxy"], "set-xauthrequest", "reverse-proxy")
         draft.put("forward_auth.legacy_202", True)
@@ -132,10 +132,7 @@ def _backend(url: str, about: str, draft: Draft, *, asked: bool) -> Backend | No
 
 
 def _answer(status: str, about: str, draft: Draft) -> Backend | None:
-    if not status.isascii() or not status.isdigit() or int(status) not in set(HTTPStatus) - {204, 205}:
-        draft.say("M225", about)
-        return None
-    if not 200 <= int(status) < 300 and not 400 <= int(status) < 600:
+    if not re.fullmatch("[245][0-9]{2}", status) or int(status) not in set(HTTPStatus) - {204, 205}:
         draft.say("M225", about)
         return None
     return Backend("/", status=int(status))
@@ -174,7 +171,7 @@ _ABOUT_UPSTREAMS = ("pass-host-header", "ssl-upstream-insecure-skip-verify", "up
 
 def _demands(given: Given, draft: Draft) -> Mapping[str, list[str]]:
     """What a rule asks of a user. What cannot be said here becomes a variable that nobody has set."""
-    groups = [*given.listed("allowed-group"), *given.listed("keycloak-group")]
+    groups, roles = _groups_and_roles(given)
     gates = [flag for flag, option in OPTIONS.items() if option.gate and given.has(flag)]
     domains = given.listed("email-domain")
     if any(domain.startswith((".", "*.")) for domain in domains) or (domains and _other_email(given)):
@@ -185,14 +182,22 @@ def _demands(given: Given, draft: Draft) -> Mapping[str, list[str]]:
         gates.append("email-domain")  # oauth2-proxy refuses to start
     for flag in gates:
         draft.say("M301", flag)
-    if groups and given.listed("allowed-role"):
+    if groups and roles:
         draft.say("M118", "allowed-role")
     demands = {
         "groups": [*groups, *([WHO] if gates else [])],
-        "roles": given.listed("allowed-role"),
+        "roles": roles,
         "email_domains": [] if "*" in domains else domains,
     }
     return {name: names for name, names in demands.items() if names}
+
+
+def _groups_and_roles(given: Given) -> tuple[list[str], list[str]]:
+    """Keycloak's roles are groups to oauth2-proxy, ``role:name`` and ``role:client:name``."""
+    groups = [*given.listed("allowed-group"), *given.listed("keycloak-group")]
+    as_groups = {name for name in groups if name.startswith("role:") and given.text("provider") == "keycloak-oidc"}
+    roles = [*given.listed("allowed-role"), *(name.removeprefix("role:") for name in groups if name in as_groups)]
+    return [name for name in groups if name not in as_groups], list(dict.fromkeys(roles))
 
 
 def _other_email(given: Given) -> bool:
@@ -201,9 +206,8 @@ def _other_email(given: Given) -> bool:
 
 def email_claim(given: Given) -> str:
     """The claim that has the e-mail address."""
-    if given.has("user-id-claim") and given.text("user-id-claim") != "email":
-        return given.text("user-id-claim")
-    return given.text("oidc-email-claim", "email")
+    claim = given.text("oidc-email-claim", "email")
+    return claim if claim != "email" else given.text("user-id-claim", "email")
 
 
 # ── what is open ──────────────────────────────────────────────────────────────────────────────────────────────────────
