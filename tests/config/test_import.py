@@ -1,89 +1,17 @@
-"""``oidc-proxy config import``: what becomes of the configuration of oauth2-proxy."""
+"""``oidc-proxy config import``: whole configurations of oauth2-proxy, and what must not come of one."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from oidc_proxy.cli import main
-from oidc_proxy.config import Config, fields, read_config
-from oidc_proxy.config.oauth2_proxy import OPTIONS, SENTENCES, Draft, convert, of_words, read
-from oidc_proxy.config.oauth2_proxy.options import BY_KEY, Kind
-from oidc_proxy.config.oauth2_proxy.paths import paths_of
-from oidc_proxy.config.oauth2_proxy.reading import duration
-from oidc_proxy.errors import RequestFault
-from oidc_proxy.policy import RouteSettings, compile_routes, match
-
-CORPUS = Path(__file__).parents[1] / "corpus" / "oauth2_proxy"
-SECRETS = {
-    "OAUTH2_PROXY_CLIENT_SECRET": "one secret",
-    "OAUTH2_PROXY_REDIS_PASSWORD": "another",
-    "OAUTH2_PROXY_REDIS_SENTINEL_PASSWORD": "a third",
-}
-LEAST = (
-    "--provider=oidc", "--oidc-issuer-url=https://keycloak.example.com/realms/main", "--client-id=app",
-    "--client-secret=canary", "--redirect-url=https://app.example.com/oauth2/callback", "--email-domain=*",
-)  # fmt: skip
-BACKEND = "--upstream=http://127.0.0.1:8080"
-
-
-def imported(*words: str, **how: bool) -> Draft:
-    """What becomes of the smallest command line with these words."""
-    return convert(of_words([*LEAST, *words]), **how)
-
-
-def codes(draft: Draft, code: str = "M") -> list[str]:
-    return sorted(f"{note.code} {note.about}" for note in draft.notes if note.code.startswith(code))
-
-
-def config_of(draft: Draft, folder: Path, environ: dict[str, str] | None = None) -> Config:
-    """What the program makes of the file."""
-    file = folder / "config.yaml"
-    file.write_text(draft.yaml())
-    loaded = read_config([file], SECRETS if environ is None else environ)
-    assert loaded.settings is not None, (draft.yaml(), [str(problem) for problem in loaded.problems])
-    return loaded.settings
-
-
-# ── every option ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-KNOWN = [line.split() for line in (CORPUS / "options.txt").read_text().splitlines() if not line.startswith("#")]
-
-
-def test_the_table_has_every_option_and_no_other() -> None:
-    no_settings = {"config", "alpha-config", "config-test", "convert-config-to-alpha", "version"}
-    assert {flag for _, flag in KNOWN} == OPTIONS.keys() - no_settings
-    assert [key for key, flag in KNOWN if BY_KEY.get(key) != flag] == []
-
-
-@pytest.mark.parametrize("flag", [flag for _, flag in KNOWN])
-def test_every_option_is_converted_or_spoken_of(flag: str) -> None:
-    option = OPTIONS[flag]
-    assert bool(option.into) != bool(option.code)
-    if option.into:
-        settings = {".".join(path).replace(".[]", "") for path, _, _ in fields.every_field(Config)}
-        assert option.into.replace("*", "NAME") in settings
-        return
-    assert option.code in SENTENCES
-    given: Any = {Kind.TEXT: "something", Kind.LIST: ["something"], Kind.TRUTH: False not in option.harmless}[
-        option.kind
-    ]
-    given = not given if option.kind == Kind.TRUTH else given
-    if {True, False} <= set(option.harmless if option.kind == Kind.TRUTH else ()):
-        return  # nothing follows from it, whatever it is
-    notes = convert({**of_words(LEAST), flag: given}).notes
-    assert option.code in {note.code for note in notes if flag.replace("-", "_") in note.about}
-
-
-def test_what_is_unknown_is_named_without_its_value() -> None:
-    draft = convert(read('colour = "canary"\nprovider = "oidc"\n[table]\nx = 1'))
-    assert {"M230 colour", "M230 table"} <= set(codes(draft))
-    assert "canary" not in draft.yaml() + "".join(map(str, draft.notes))
-
+from oidc_proxy.config import read_config
+from oidc_proxy.config.oauth2_proxy import convert, of_words, read
+from oidc_proxy.policy import compile_routes, match
+from tests.config.imported import BACKEND, CORPUS, LEAST, SECRETS, codes, config_of, imported
 
 # ── whole configurations ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -267,6 +195,7 @@ def test_no_secret_is_printed(words: list[str], capsys: pytest.CaptureFixture[st
     "content",
     [
         "", "just words", "[1, 2]", "a: b", "x = ", "provider = canary", "cookie_secure = 'canary'", "{" * 2000,
+        "x = " + "[" * 3000, "providers: [&a {x: *a}]",
         "a: &a [x]\nb: [" + "*a, " * 9 + "*a]", "provider = [1, 2]", "-- 'canary", "\0",
     ],
 )  # fmt: skip
@@ -302,72 +231,19 @@ def test_what_is_written_is_data(tmp_path: Path) -> None:
     assert config.routes[-1].groups == (odd,)
 
 
-# ── paths ──
+def test_what_is_unknown_is_named_without_its_value() -> None:
+    draft = convert(read('colour = "canary"\nprovider = "oidc"\n[table]\nx = 1'))
+    assert {"M230 colour", "M230 table"} <= set(codes(draft))
+    assert "canary" not in draft.yaml() + "".join(map(str, draft.notes))
 
 
-@pytest.mark.parametrize(
-    ("pattern", "paths"),
-    [
-        ("^/static/", ["/static/"]), ("^/static/.*", ["/static/"]), ("^/static/.*$", ["/static/"]),
-        ("^/health$", ["/health"]), ("^/favicon.ico$", ["/favicon.ico"]), (r"^/favicon\.ico$", ["/favicon.ico"]),
-        ("^/api", ["/api", "/api/"]), ("^/api.*", ["/api", "/api/"]), ("^/api(/.*)?$", ["/api", "/api/"]),
-        ("^/api(/|$)", ["/api", "/api/"]), ("^/x/?$", ["/x"]), ("^/", ["/"]), (".*", ["/"]), ("^/.*$", ["/"]),
-        (r"^\/a\-b\/", ["/a-b/"]),
-    ],
-)  # fmt: skip
-def test_plain_expressions_become_paths(pattern: str, paths: list[str]) -> None:
-    found = paths_of(pattern)
-    assert found is not None
-    assert found[0] == paths
-    for path in found[0]:
-        RouteSettings(path=path)
+def test_documents_in_a_row_are_read(tmp_path: Path) -> None:
+    other = "---\nkind: Service\n"
+    ours = f"---\nspec: {{containers: [{{args: {[*LEAST, BACKEND]}}}]}}\n"
+    assert config_of(convert(read(other + ours)), tmp_path).provider.client_id == "app"
 
 
-@pytest.mark.parametrize(
-    "pattern",
-    [
-        "^/$", "^/x/$", "^/(a|b)/", "^/a|^/b", "/api", "^/api/v[0-9]+/", "^/a+", "^/a?b", r"^/\d+", "^/a//b", "^/../x",
-        "^/a%2fb", "(?i)^/a", "^/a$|^/b$", "", "^", "$", "^/a.{3}$", "^/x/.*/y", "^/./x", r"^/a\z",
-    ],
-)  # fmt: skip
-def test_other_expressions_open_nothing(pattern: str) -> None:
-    assert paths_of(pattern) is None
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("168h0m0s", 604800), ("1h30m", 5400), ("500ms", 0.5), ("0", 0), ("1.5h", 5400)]
-)
-def test_durations_of_go(text: str, seconds: float) -> None:
-    assert duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "1", "h", "1d", "1h x", "-1h", "1h" * 99])
-def test_what_is_no_duration_of_go(text: str) -> None:
-    assert duration(text) is None
-
-
-PATTERNS = (
-    "^/static/", "^/health$", "^/api", "^/api(/.*)?$", "^/x/?$", r"^/favicon\.ico$", "^/favicon.ico$", "^/a/b.*",
-    "^/a(/|$)", "^/$", "^/x/$", "^/(a|b)/", "^/api/v[0-9]+/", "^/a.+", "/static/", "^/a|^/b", "^/ab?", "^/a*",
-)  # fmt: skip
-PROBES = (
-    "/", "/a", "/a/", "/a/b", "/a/bc", "/a/b/c", "/b", "/b/", "/api", "/api/", "/apical", "/api/v1/x", "/static", "/x",
-    "/static/", "/static/a", "/x/static/a", "/health", "/health/", "/healthy", "/x/", "/x/y", "/favicon.ico", "/ab",
-    "/faviconxico", "/aa", "/v1", "//a", "/a//b",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("pattern", PATTERNS)
-def test_nothing_is_open_that_was_not(pattern: str, tmp_path: Path) -> None:
-    config = config_of(imported(BACKEND, f"--skip-auth-route={pattern}"), tmp_path)
-    routes = compile_routes([*config.routes, *([] if config.routes[-1].path == "/" else [RouteSettings(path="/")])])
-    opened = []
-    for path in PROBES:
-        try:
-            route = match(routes, host="app.example.com", path=path, method="GET")
-        except RequestFault:
-            continue  # it can be read in two ways, and is refused
-        if route.settings.auth == "none":
-            opened.append(path)
-    assert [path for path in opened if not re.search(pattern, path)] == []
-    assert opened or paths_of(pattern) is None
+def test_variables_on_a_command_line_count_less_than_flags() -> None:
+    words = "docker run -e OAUTH2_PROXY_CLIENT_ID=a -e OAUTH2_PROXY_EMAIL_DOMAINS=x,y image --email-domain=z"
+    values = read(words)
+    assert (values["client-id"], values["email-domain"]) == ("a", ["z"])

@@ -261,29 +261,41 @@ def _provider(provider: Mapping[Any, Any]) -> Values:
     return values
 
 
+_OF_UPSTREAMS: Mapping[str, str] = {
+    "passHostHeader": "pass-host-header", "proxyWebSockets": "proxy-websockets", "timeout": "upstream-timeout",
+    "insecureSkipTLSVerify": "ssl-upstream-insecure-skip-verify", "flushInterval": "flush-interval",
+    "disableKeepAlives": "disable-keep-alives",
+}  # fmt: skip
+
+
 def _upstreams(config: Mapping[Any, Any]) -> Values:
-    values: Values = {}
+    values: Values = {f"upstreamConfig.{key}": "" for key in config if key != "upstreams"}
+    listed = config.get("upstreams")
+    upstreams = listed if isinstance(listed, list) else []
     servers: list[str] = []
-    upstreams = [upstream for upstream in config.get("upstreams") or () if isinstance(upstream, Mapping)]
     for number, upstream in enumerate(upstreams):
-        path, uri = str(upstream.get("path", "/")), str(upstream.get("uri", ""))
-        simple = re.fullmatch(r"[/\w.~-]*", path) and not upstream.get("rewriteTarget")
-        if upstream.get("static"):
-            servers.append(f"static://{upstream.get('staticCode', 200)}")
-        elif simple and re.fullmatch(r"https?://[^/?#]+/?", uri):
-            servers.append(uri.rstrip("/") + path)
-        elif simple and uri.startswith("unix:") and path == "/":
-            servers.append(uri)
-        else:
-            values[f"upstreamConfig.upstreams[{number}]"] = ""
-        for name, flag in (("passHostHeader", "pass-host-header"), ("proxyWebSockets", "proxy-websockets"),
-                           ("insecureSkipTLSVerify", "ssl-upstream-insecure-skip-verify"),
-                           ("timeout", "upstream-timeout"), ("flushInterval", "flush-interval"),
-                           ("disableKeepAlives", "disable-keep-alives")):  # fmt: skip
-            if name in upstream:  # of several, one must not loosen the others
-                alone = len(upstreams) == 1
-                values |= [_settled(flag if alone else f"upstreamConfig.upstreams[{number}].{name}", upstream[name])]
+        name = f"upstreamConfig.upstreams[{number}]"
+        server = _upstream(upstream) if isinstance(upstream, Mapping) else None
+        if server is None:
+            values[name] = ""
+            continue
+        servers.append(server)
+        for key, flag in _OF_UPSTREAMS.items():
+            if key in upstream:  # of several, one must not loosen the others
+                values |= [_settled(flag if len(upstreams) == 1 else f"{name}.{key}", upstream[key])]
     return {**values, "upstream": servers}
+
+
+def _upstream(upstream: Mapping[Any, Any]) -> str | None:
+    """As the option has it, if it says all that the file says."""
+    path, uri = str(upstream.get("path", "/")), str(upstream.get("uri", ""))
+    if not re.fullmatch(r"/[/\w.~-]*", path) or upstream.get("rewriteTarget"):
+        return None
+    if upstream.get("static"):
+        return f"static://{upstream.get('staticCode', 200)}" if path == "/" else None
+    if re.fullmatch(r"https?://[^/?#]+/?", uri):
+        return uri.rstrip("/") + path
+    return uri if uri.startswith("unix:") and path == "/" else None
 
 
 def _server(prefix: str, section: str, server: Mapping[Any, Any]) -> Values:
