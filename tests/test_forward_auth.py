@@ -384,6 +384,14 @@ def test_what_cannot_be_announced_is_a_fault() -> None:
     assert dict(announced(max_header_bytes="6B", oversize="omit"))["X-Auth-Request-Groups"] == ""
 
 
+def test_a_header_with_the_token_is_empty_where_there_is_none() -> None:
+    settings = IdentitySettings(headers={"X-Forwarded-Access-Token": "token"})
+    announcement = Announcement(settings)
+    assert b"X-Forwarded-Access-Token: \r\n" in announcement.nobody
+    lines = announcement.of(identify(CLAIMS, settings), CLAIMS, "t0ken")
+    assert b"X-Forwarded-Access-Token: t0ken\r\n" in lines
+
+
 def test_f201_who_asked_oauth2_proxy_before_gets_the_token_under_its_name() -> None:
     settings = IdentitySettings()
     plan = announce(identify(CLAIMS, settings), CLAIMS, "t0ken", settings)

@@ -360,7 +360,7 @@ def _cookie_domain(given: Given, draft: Draft) -> None:
 
 
 def _announced(given: Given, draft: Draft) -> None:
-    claim, flags = email_claim(given), ("pass-user-headers", "prefer-email-to-user")
+    claim = email_claim(given)
     headers = {"X-Forwarded-Preferred-Username": "preferred_username", "X-Forwarded-Groups": "groups"}
     if given.truth("prefer-email-to-user"):
         headers = {"X-Forwarded-User": claim, **headers}
@@ -371,18 +371,25 @@ def _announced(given: Given, draft: Draft) -> None:
         headers = {}
     if claim != "email" and "forward_auth" in draft.tree:
         headers["X-Auth-Request-Email"] = claim
-    if not passed or claim != "email" or given.truth("prefer-email-to-user"):
-        draft.put("identity.headers", headers, *(flag for flag in flags if flag in given.values))
-    which = "none"
-    if given.truth("pass-access-token"):
-        which = "access_token"
-        draft.say("M109", "pass-access-token")
+    which = _token(given, draft)
+    if which == "access_token":
+        headers["X-Forwarded-Access-Token"] = "token"
+    if not passed or claim != "email" or given.truth("prefer-email-to-user") or which == "access_token":
+        draft.put("identity.headers", headers, "pass-user-headers", "prefer-email-to-user", "pass-access-token")
+    about = ("pass-access-token", "pass-authorization-header", "set-authorization-header")
+    draft.put("identity.authorization", which, *about)
+
+
+def _token(given: Given, draft: Draft) -> str:
+    """The one token that goes on."""
     if given.truth("set-authorization-header") or given.truth("pass-authorization-header"):
         if given.truth("pass-access-token"):
             draft.say("M110", "pass-access-token")
-        which = "id_token"
-    about = ("pass-access-token", "pass-authorization-header", "set-authorization-header")
-    draft.put("identity.authorization", which, *(flag for flag in about if flag in given.values))
+        return "id_token"
+    if given.truth("pass-access-token"):
+        draft.say("M109", "pass-access-token")
+        return "access_token"
+    return "none"
 
 
 def _log(given: Given, draft: Draft) -> None:

@@ -48,10 +48,9 @@ SENTENCES: Mapping[str, str] = {
     "asks for it",
     "M108": "the session is on the server: in memory here, and gone when the program ends. Write "
     "`store: {type: redis}` to keep it or to run several processes",
-    "M109": "the access token goes on as `Authorization: Bearer` and, for nginx, as X-Auth-Request-Access-Token; there "
-    "is no X-Forwarded-Access-Token",
-    "M110": "the ID token goes on as `Authorization: Bearer`; X-Auth-Request-Access-Token then says the same, not the "
-    "access token",
+    "M109": "the access token goes on as `Authorization: Bearer` as well",
+    "M110": "has no effect beside the ID token: only one token goes on, as `Authorization: Bearer` and, for nginx, as "
+    "X-Auth-Request-Access-Token",
     "M111": "health is asked for on the administration listener: /livez and /readyz of `admin.address`; change the "
     "probes",
     "M112": "is always so: a person goes to the provider at once, without a page with a button; /oauth2/sign_in has "
