@@ -10,7 +10,7 @@ import yaml
 
 from oidc_proxy.config import Config, fields
 from oidc_proxy.config.oauth2_proxy import OPTIONS, SENTENCES, convert, of_words, read
-from oidc_proxy.config.oauth2_proxy.options import BY_KEY, Kind
+from oidc_proxy.config.oauth2_proxy.options import BY_KEY, NO_SETTINGS, Kind
 from oidc_proxy.config.oauth2_proxy.reading import duration
 from tests.config.imported import BACKEND, CORPUS, LEAST, codes, imported
 
@@ -20,8 +20,7 @@ KNOWN = [line.split() for line in (CORPUS / "options.txt").read_text().splitline
 
 
 def test_the_table_has_every_option_and_no_other() -> None:
-    no_settings = {"config", "alpha-config", "config-test", "convert-config-to-alpha", "version"}
-    assert {flag for _, flag in KNOWN} == OPTIONS.keys() - no_settings
+    assert {flag for _, flag in KNOWN} == OPTIONS.keys() - NO_SETTINGS
     assert [key for key, flag in KNOWN if BY_KEY.get(key) != flag] == []
 
 
@@ -194,6 +193,8 @@ def test_without_another_upstream(words: list[str], route: dict[str, Any]) -> No
         (["--redirect-url=https://app.test/other"], "M122 redirect_url"),
         (["--provider=github"], "M219 provider github"),
         (["--login-url=https://k/a"], "M132 login_url"),
+        (["--oidc-issuer-url=http://keycloak:8080/realms/r"], "M308 oidc_issuer_url"),
+        (["--oidc-issuer-url=http://[::1"], "M308 oidc_issuer_url"),
         (["--provider-ca-file=/a,/b"], "M119 provider_ca_files"),
         (["--oidc-enabled-signing-alg=HS256"], "M231 oidc_enabled_signing_algs"),
         (["--whitelist-domain=a.test:*"], "M223 whitelist_domains a.test:*"),

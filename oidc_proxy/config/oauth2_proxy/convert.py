@@ -105,10 +105,19 @@ def _issuer(given: Given) -> str:
     return realm[1] if realm and kind.startswith("keycloak") else _ISSUERS.get(kind, "")
 
 
+def _is_here(url: str) -> bool:
+    try:
+        return Origin.parse("://".join(urlsplit(url)[:2])).loopback
+    except ValueError:
+        return False
+
+
 def _provider(given: Given, draft: Draft) -> None:
     kind, issuer = given.text("provider", "google"), _issuer(given)
     if issuer:
         draft.put("provider.issuer", issuer, "provider", "oidc-issuer-url")
+        if issuer.startswith("http://") and not _is_here(issuer):
+            draft.say("M308", "oidc-issuer-url")
     else:
         _missing(draft, "provider.issuer", "OIDC_ISSUER", "oidc-issuer-url")
     if kind in _NO_OPENID:

@@ -121,6 +121,8 @@ SENTENCES: Mapping[str, str] = {
     "M306": "names no proxy, so oauth2-proxy believes everybody: name the networks that the proxy in front connects "
     "from",
     "M307": "names a file that is not read by itself: give it to the import as well",
+    "M308": "is http, and not on this machine: write https, or set `provider.allow_insecure_http`; until then the "
+    "configuration is refused",
 }
 """Code → what is said of an option."""
 
@@ -280,6 +282,9 @@ OPTIONS: Mapping[str, Option] = {
     **_told("M100", TRUTH, "config-test", "convert-config-to-alpha", "version", harmless=(True, False)),
 }  # fmt: skip
 """Flag → what becomes of it."""
+
+NO_SETTINGS = frozenset({"config", "alpha-config", "config-test", "convert-config-to-alpha", "version"})
+"""What says where the configuration is, and what to do with it."""
 
 _ALIKE = frozenset({
     "extra-jwt-issuers", "skip-auth-regex", "redis-sentinel-connection-urls", "redis-cluster-connection-urls",

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from oidc_proxy.config.oauth2_proxy.options import BY_KEY, OPTIONS, Kind
+from oidc_proxy.config.oauth2_proxy.options import BY_KEY, NO_SETTINGS, OPTIONS, Kind
 from oidc_proxy.values import Duration
 
 Values: TypeAlias = dict[str, Any]
@@ -27,9 +27,12 @@ _TRUE, _FALSE = {"1", "t", "true"}, {"0", "f", "false"}
 def read(text: str) -> Values:
     """Whatever kind of file it is. ValueError, without what is in it, if it is none of them."""
     try:
-        return _read(text)
+        values = _read(text)
     except RecursionError:
         raise ValueError("is nested too deeply") from None
+    if not values.keys() & OPTIONS.keys():
+        raise ValueError("has no option of oauth2-proxy")
+    return values
 
 
 _COMMAND = re.compile(r"(-{1,2}[A-Za-z]|(\S*/)?oauth2-proxy\b|(sudo|exec|docker|podman) )")
@@ -99,10 +102,10 @@ def _within(documents: list[Any]) -> Values:
     """From the command and variables of oauth2-proxy's container, in a Compose file or an object of Kubernetes."""
     escaped = any("services" in document for document in documents if isinstance(document, Mapping))
     containers = [_container(mapping, escaped=escaped) for mapping in _mappings(documents)]
-    found = [values for values in containers if values.keys() & OPTIONS.keys()]
-    if not found:
-        raise ValueError("has neither flags nor variables of oauth2-proxy")
-    return max(found, key=lambda values: len(values.keys() & OPTIONS.keys()))
+    found = [values for values in containers if values.keys() & OPTIONS.keys()] or [{}]
+    if len(found) > 1:
+        raise ValueError(f"has {len(found)} containers of oauth2-proxy: keep one of them")
+    return found[0]
 
 
 def _container(mapping: Mapping[Any, Any], *, escaped: bool) -> Values:
@@ -115,7 +118,8 @@ def _container(mapping: Mapping[Any, Any], *, escaped: bool) -> Values:
     if escaped:
         words = [word.replace("$$", "$") for word in words]
         variables = {name: value.replace("$$", "$") for name, value in variables.items()}
-    if not (variables.keys() & _NAMES or any(_is_ours(word) for word in words)):
+    image = str(mapping.get("image")).partition(":")[0]
+    if not ("oauth2-proxy" in image or variables.keys() & _NAMES or any(map(_is_ours, words))):
         return {}
     return of_environ(variables) | of_words(words)
 
@@ -125,7 +129,7 @@ _NAMES = frozenset(_VARIABLE + key.upper() for key in BY_KEY)
 
 def _is_ours(word: str) -> bool:
     found = _FLAG.fullmatch(word)
-    return bool(found and found[1].replace("_", "-") in OPTIONS)
+    return bool(found and found[1].replace("_", "-") in OPTIONS.keys() - NO_SETTINGS)
 
 
 def _mappings(document: Any) -> Iterator[Mapping[Any, Any]]:
