@@ -202,7 +202,8 @@ def test_no_secret_is_printed(words: list[str], capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     "content",
     [
-        "", "just words", "[1, 2]", "a: b", "x = ", "provider = canary", "cookie_secure = 'canary'", "{" * 2000, "x = 1",
+        "", "just words", "[1, 2]", "a: b", "x = ", "provider = canary", "cookie_secure = 'canary'", "{" * 2000,
+        "x = 1",
         "x = " + "[" * 3000, "providers: [&a {x: *a}]",
         "a: &a [x]\nb: [" + "*a, " * 9 + "*a]", "provider = [1, 2]", "-- 'canary", "\0",
     ],
