@@ -114,6 +114,12 @@ def test_other_containers_of_a_compose_file_are_passed_over() -> None:
     assert "M307 config" in codes(convert(values))
 
 
+def test_variables_from_elsewhere_stay_variables() -> None:
+    for environment in (["OAUTH2_PROXY_CLIENT_ID"], {"OAUTH2_PROXY_CLIENT_ID": None}):
+        values = read(yaml.safe_dump({"services": {"auth": {"environment": environment}}}))
+        assert convert(values).tree["provider"]["client_id"] == "${OAUTH2_PROXY_CLIENT_ID}"
+
+
 def test_of_two_containers_none_is_chosen() -> None:
     containers = {
         name: {"image": "quay.io/oauth2-proxy/oauth2-proxy:v7", "command": "--provider=oidc"} for name in "ab"
@@ -132,9 +138,13 @@ def test_a_cookie_domain_must_cover_the_site() -> None:
 
 def test_an_object_of_kubernetes(tmp_path: Path) -> None:
     secret = {"name": "OAUTH2_PROXY_CLIENT_SECRET", "valueFrom": {"secretKeyRef": {"name": "x", "key": "canary"}}}
-    container = {"args": [*LEAST, BACKEND], "env": [secret, {"name": "OAUTH2_PROXY_SCOPE", "value": "openid"}]}
+    words = [word for word in LEAST if "secret" not in word]
+    container = {"args": [*words, BACKEND], "env": [secret, {"name": "OAUTH2_PROXY_SCOPE", "value": "openid"}]}
     draft = convert(read(yaml.safe_dump({"spec": {"template": {"spec": {"containers": [container]}}}})))
-    assert config_of(draft, tmp_path).provider.scopes == ("openid",)
+    provider = config_of(draft, tmp_path).provider
+    assert provider.scopes == ("openid",)
+    assert provider.client_secret is not None
+    assert provider.client_secret.reveal() == SECRETS["OAUTH2_PROXY_CLIENT_SECRET"]
     assert "canary" not in draft.yaml()
 
 

@@ -49,7 +49,7 @@ class Draft:
 
     tree: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, list[str]] = field(default_factory=dict)
-    notes: list[Note] = field(default_factory=list)
+    said: dict[Note, None] = field(default_factory=dict)
 
     def put(self, path: str, value: Any, *flags: str) -> None:
         """Set what is at the dotted path; ``flags`` are what it comes from."""
@@ -64,8 +64,12 @@ class Draft:
     def say(self, code: str, about: str) -> None:
         """Say it of an option, or of what it has, once."""
         note = Note(code, key_of(about) if about in OPTIONS else _CONTROL.sub("?", about)[:200])
-        if note not in self.notes:
-            self.notes.append(note)
+        self.said[note] = None
+
+    @property
+    def notes(self) -> list[Note]:
+        """What was said, in that order."""
+        return list(self.said)
 
     def keep_sources(self, values: Values) -> None:
         """Forget the options that are not set: what stands for them is what oauth2-proxy does without."""

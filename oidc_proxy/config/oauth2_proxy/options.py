@@ -94,7 +94,7 @@ SENTENCES: Mapping[str, str] = {
     "M215": "has no counterpart: TLS 1.2 or newer with the library's own suites",
     "M216": "has no counterpart: the certificate of Redis is always verified; name its authority in "
     "`store.tls.ca_file`",
-    "M217": "has no counterpart: the title and text of pages cannot be replaced by HTML",
+    "M217": "has no counterpart: the pages take no HTML; `ui.title` and `ui.contact` say whose they are",
     "M218": "has no counterpart: groups of this provider's own interface are not asked for",
     "M219": "is no OpenID Provider, which is all that there is here; put one in between, such as Keycloak",
     "M220": "has no counterpart: files are not served; give them a server, and name that as upstream",

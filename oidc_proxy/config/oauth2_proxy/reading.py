@@ -146,16 +146,17 @@ def _mappings(document: Any) -> Iterator[Mapping[Any, Any]]:
 
 
 def _variables(environment: Any) -> dict[str, str]:
-    """``{NAME: value}``, ``[NAME=value]`` and ``[{name: NAME, value: value}]``; a value from elsewhere is empty."""
+    """``{NAME: value}``, ``[NAME=value]`` and ``[{name: NAME, value: value}]``; from elsewhere: ``${NAME}``."""
+    pairs: list[tuple[str, Any]] = []
     if isinstance(environment, Mapping):
-        return {str(name): _text(value) for name, value in environment.items()}
-    found: dict[str, str] = {}
+        pairs += [(str(name), value) for name, value in environment.items()]
     for entry in environment if isinstance(environment, list) else ():
         if isinstance(entry, Mapping):
-            found[str(entry.get("name"))] = _text(entry.get("value"))
+            pairs.append((str(entry.get("name")), entry.get("value")))
         else:
-            name, _, found[name] = str(entry).partition("=")
-    return found
+            name, equals, value = str(entry).partition("=")
+            pairs.append((name, value if equals else None))
+    return {name: f"${{{name}}}" if value is None else _text(value) for name, value in pairs}
 
 
 # ── what it means ─────────────────────────────────────────────────────────────────────────────────────────────────────

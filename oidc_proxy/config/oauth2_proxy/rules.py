@@ -54,12 +54,14 @@ class Opening:
 class _Rules:
     """Rules under way, each path and method once: what comes first stays."""
 
-    rules: list[dict[str, Any]] = field(default_factory=list)
+    known: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
 
     def add(self, rule: dict[str, Any]) -> None:
-        same = [(other["path"], other.get("methods")) for other in self.rules]
-        if (rule["path"], rule.get("methods")) not in same:
-            self.rules.append(rule)
+        self.known.setdefault((rule["path"], *rule.get("methods", ())), rule)
+
+    @property
+    def rules(self) -> list[dict[str, Any]]:
+        return list(self.known.values())
 
 
 def rules(given: Given, draft: Draft, *, forwarded_uri: bool) -> None:
