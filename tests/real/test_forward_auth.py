@@ -361,7 +361,7 @@ async def test_what_is_imported_from_oauth2_proxy_works_behind_its_nginx(
         assert (await eve.fill_sign_in(form, "eve", "eve")).status == 403
         for line in ("GET /echo", "GET /healthy", "GET /private", "GET /public/../echo", "GET /echo?/public/"):
             response = await it.ask(line, "X-Forwarded-Uri: /public/x", "X-Original-URI: /public/x")
-            assert response.status == refused, line
+            assert response.status == (403 if ".." in line else refused), line  # what reads in two ways is nobody's
         assert len(it.reached) == reached
         for target in ("/public/x", "/health"):
             response = await it.ask(f"GET {target}", "X-Auth-Request-User: evil", "X-User: evil")
