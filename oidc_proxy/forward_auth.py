@@ -74,6 +74,12 @@ class ForwardAuthSettings(Settings):
     legacy_202: bool = Field(
         False, description="Whether oauth2_proxy says yes with 202, as oauth2-proxy does, instead of 200."
     )
+    forwarded_uri: bool = Field(
+        False,
+        description="Whether oauth2_proxy reads X-Forwarded-Uri where X-Original-URL is missing. Only for proxies that "
+        "set it in every check, as oauth2-proxy's example for nginx does: where they leave it alone, visitors choose "
+        "the rule. It tells no method, so no rule may depend on one.",
+    )
     grpc: GrpcSettings | None = Field(
         None, description="Envoy's `ext_authz` over gRPC, on a port of its own. Needs `pip install oidc-proxy[grpc]`."
     )
@@ -261,10 +267,12 @@ class Envoy(_Whole):
 class OAuth2Proxy(_Whole):
     """nginx as it was set up for oauth2-proxy: yes, 401 or 403, and the proxy's configuration knows where to sign in.
 
-    Without X-Original-URL the session alone is asked about, which has an answer only where there is one rule for all.
+    Without X-Original-URL the session alone is asked about, which has an answer only where there is one rule for all;
+    or about X-Forwarded-Uri, where the proxy is known to overwrite it (else it is the client's: CVE-2026-40575).
     """
 
     one_rule: bool = False
+    forwarded_uri: bool = False
 
     @property
     def path(self) -> str:
@@ -273,6 +281,8 @@ class OAuth2Proxy(_Whole):
     def read(self, asked: RequestHead, origins: Origins) -> RequestHead:
         if "X-Original-URL" in asked.headers:
             return _of_url(asked, origins)
+        if self.forwarded_uri:
+            return _original(asked, origins, "GET", _one(asked, "Host"), _one(asked, "X-Forwarded-Uri"))
         if not self.one_rule:
             raise RequestFault("bad_request", "X-Original-URL is missing, and rules differ by path, host or method")
         return _original(asked, origins, "GET", _one(asked, "Host"), "/")
@@ -317,7 +327,7 @@ def dialects(settings: ForwardAuthSettings, prefix: str, *, one_rule: bool) -> l
         "nginx": Nginx(prefix),
         "forward": Forward(prefix),
         "envoy": Envoy(prefix),
-        "oauth2_proxy": OAuth2Proxy(prefix, 202 if settings.legacy_202 else 200, one_rule),
+        "oauth2_proxy": OAuth2Proxy(prefix, 202 if settings.legacy_202 else 200, one_rule, settings.forwarded_uri),
     }
     return [known[name] for name in dict.fromkeys(settings.dialects)]
 

@@ -63,8 +63,9 @@ class IdentitySettings(Settings):
             "X-Forwarded-Preferred-Username": "preferred_username",
             "X-Forwarded-Groups": "groups",
         },
-        description="Header → what it carries: user, email, preferred_username, groups, roles, or any other claim by "
-        "its path. Whatever the client sends under these names is removed.",
+        description="Header → what it carries: user, email, preferred_username, groups, roles, token, which is that of "
+        "`authorization` without `Bearer`, or any other claim by its path. Whatever the client sends under these names "
+        "is removed.",
     )
     authorization: Literal["access_token", "id_token", "none"] = Field(
         "access_token", description="Which token the backend gets as `Authorization: Bearer`."
@@ -99,6 +100,10 @@ class IdentitySettings(Settings):
         for path in paths:
             claim_path(path)
         return paths
+
+
+_TOKEN_ITSELF = "token"  # noqa: S105
+"""What a header carries that has the token; as long as it is, since `Authorization` has it as well."""
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -192,7 +197,7 @@ def identify(claims: VerifiedClaims, settings: IdentitySettings) -> Identity:
 
 def missing_claims(claims: VerifiedClaims, settings: IdentitySettings) -> bool:
     """Whether userinfo could add a claim that is configured and not here."""
-    own = {"user", "groups", "roles"}
+    own = {"user", "groups", "roles", _TOKEN_ITSELF}
     simple = [path for path in settings.headers.values() if path not in own]
     wanted = [*simple, *settings.user_claims, *(settings.groups_claims if _announced(settings, "groups") else ())]
     return any(not list(look_up(claims.values, path)) for path in wanted)
@@ -215,6 +220,9 @@ def announce(identity: Identity, claims: VerifiedClaims, token: str | None, sett
     """
     lines: list[tuple[bytes, bytes]] = []
     for name, source in settings.headers.items():
+        if source == _TOKEN_ITSELF:
+            lines += [(name.encode(), token.encode("ascii"))] if token is not None else []
+            continue
         value = _header_value(name, source, identity, claims, settings)
         if value is None:
             continue

@@ -169,6 +169,18 @@ def test_f201_without_an_url_the_session_alone_is_asked_about() -> None:
     assert (head.method, head.target, head.origin) == ("GET", "/", API)
 
 
+def test_f201_x_forwarded_uri_is_read_only_where_the_proxy_is_known_to_set_it() -> None:
+    told = OAuth2Proxy("/oauth2", forwarded_uri=True)
+    question = asked("/oauth2/auth", "Host: app.test", "X-Forwarded-Uri: /public/x?y=1")
+    head = told.read(question, ORIGINS)
+    assert (head.method, head.target, head.path, head.origin) == ("GET", "/public/x?y=1", "/public/x", APP)
+    assert told.read(as_nginx(method="POST"), ORIGINS).method == "POST", "X-Original-URL says more"
+    assert OAUTH2_PROXY.read(question, ORIGINS).path == "/"
+    for lines in (("Host: app.test",), ("Host: app.test", "X-Forwarded-Uri: /a", "X-Forwarded-Uri: /b")):
+        with pytest.raises(RequestFault):
+            told.read(asked("/oauth2/auth", *lines), ORIGINS)
+
+
 # ── demands ──
 
 ORIGINAL = FORWARD.read(as_forward(), ORIGINS)
@@ -370,6 +382,14 @@ def test_what_cannot_be_announced_is_a_fault() -> None:
     with pytest.raises(LoginFault):
         announced(max_header_bytes="4B")
     assert dict(announced(max_header_bytes="6B", oversize="omit"))["X-Auth-Request-Groups"] == ""
+
+
+def test_a_header_with_the_token_is_empty_where_there_is_none() -> None:
+    settings = IdentitySettings(headers={"X-Forwarded-Access-Token": "token"})
+    announcement = Announcement(settings)
+    assert b"X-Forwarded-Access-Token: \r\n" in announcement.nobody
+    lines = announcement.of(identify(CLAIMS, settings), CLAIMS, "t0ken")
+    assert b"X-Forwarded-Access-Token: t0ken\r\n" in lines
 
 
 def test_f201_who_asked_oauth2_proxy_before_gets_the_token_under_its_name() -> None:

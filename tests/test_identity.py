@@ -55,6 +55,16 @@ def header(value: Any, **changed: Any) -> bytes | None:
     return headers(claims(dept=value), headers={"X-Dept": "dept"}, **changed).get(b"X-Dept")
 
 
+def test_a_header_can_have_the_token_as_it_is() -> None:
+    named = {"X-Forwarded-User": "user", "X-Forwarded-Access-Token": "token"}
+    given_ = claims(token="not this one")
+    told = headers(given_, "t0ken" * 4000, headers=named, max_header_bytes="64B")
+    assert told[b"X-Forwarded-Access-Token"] == ("t0ken" * 4000).encode()
+    assert told[b"Authorization"] == b"Bearer " + told[b"X-Forwarded-Access-Token"]
+    assert b"X-Forwarded-Access-Token" not in headers(given_, headers=named)
+    assert not missing_claims(claims(), settings(headers=named)), "no userinfo can bring it"
+
+
 # ── settings ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

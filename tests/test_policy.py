@@ -503,6 +503,11 @@ def test_f215_two_hosts_lead_to_two_upstreams() -> None:
         ({"groups": "ops"}, "valid tuple"),
         ({"auth": "none", "groups": ["ops"]}, "`auth: none` lets everybody in"),
         ({"auth": "optional", "roles": ["admin"]}, "`auth: optional` lets everybody in"),
+        ({"auth": "none", "email_domains": ["a.test"]}, "so `email_domains` would keep nobody out"),
+        ({"emails": ["a.test"]}, "“a.test”, which is no e-mail address"),
+        ({"emails": ["a@b@c"]}, "which is no e-mail address"),
+        ({"email_domains": ["@a.test"]}, "“@a.test”; write what follows the @"),
+        ({"email_domains": ["*.a.test"]}, "without patterns"),
         ({"auth": "maybe"}, "required"),
         ({"name": ""}, "at least 1"),
         ({"paths": ["/"]}, "paths"),
@@ -742,6 +747,14 @@ def test_a_demand_adds_to_what_the_rule_asks_for() -> None:
     assert isinstance(decide(stricter, user("a")), Refuse)
     assert isinstance(decide(stricter, user(roles=["r"])), Refuse)
     assert decide(stricter, user("a", roles=["r"])) == Allow()
+
+
+def test_rules_ask_for_addresses_and_their_domains() -> None:
+    (route,) = compile_routes([rule("/", emails=["Ann@a.test", "bob@b.test"], email_domains=["A.test"])]).all
+    people = {email: SimpleNamespace(groups=(), roles=(), email=email) for email in ("ann@A.test", "bob@b.test", None)}
+    assert decide(route, people["ann@A.test"]) == Allow()
+    assert "email domains A.test" in decide(route, people["bob@b.test"]).reason
+    assert "emails Ann@a.test" in decide(route, people[None]).reason
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,31 @@
-"""``oidc-proxy config check | show | schema | example | docs | errors``."""
+"""``oidc-proxy config check | show | import | schema | example | docs | errors``."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from oidc_proxy.cli import BAD_CONFIGURATION, OK
+from oidc_proxy.cli import BAD_CONFIGURATION, FAILED, OK
 from oidc_proxy.cli.options import config_files, config_options, loaded_config, print_problems, set_option
 
+if TYPE_CHECKING:
+    from oidc_proxy.config.oauth2_proxy import Values
+
 _FORMS = ("text", "json", "github")
+_LONGEST_FILE = 2**20
+_IMPORT = """\
+A FILE is oauth2-proxy's configuration file, its alpha file, a file with its command line, a Compose file or an object
+of Kubernetes. Flags follow after --. Flags win over variables, and these over files.
+
+examples:
+  oidc-proxy config import /etc/oauth2-proxy.cfg > config.yaml
+  oidc-proxy config import docker-compose.yml > config.yaml
+  oidc-proxy config import -- --provider=keycloak-oidc --client-id=app > config.yaml
+"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +44,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     config_options(show)
     show.add_argument("--json", action="store_true", help="as JSON")
     show.set_defaults(act=_show)
+
+    imported = commands.add_parser(
+        "import",
+        help="turn the configuration of oauth2-proxy into ours",
+        description="Print our configuration, made of oauth2-proxy's; what differs or has no counterpart goes to "
+        "standard error. Secrets are not copied.",
+        epilog=_IMPORT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    imported.add_argument(
+        "words", nargs="*", metavar="FILE", help="oauth2-proxy's files, later ones over earlier ones; then its flags"
+    )
+    imported.add_argument("--environ", action="store_true", help="read OAUTH2_PROXY_* variables as well")
+    imported.add_argument(
+        "--forwarded-uri",
+        action="store_true",
+        help="the proxy in front sets X-Forwarded-Uri in every check, so rules by path can be decided by it",
+    )
+    imported.set_defaults(act=_import)
 
     for name, act, summary in (
         ("schema", _schema, "print the JSON Schema of the file, for editors"),
@@ -61,6 +96,50 @@ def _show(options: argparse.Namespace) -> int:
     lines = effective(loaded.settings, loaded.tree)
     sys.stdout.write(as_json(lines) if options.json else as_yaml(lines))
     return OK
+
+
+def _import(options: argparse.Namespace) -> int:
+    from oidc_proxy.config.oauth2_proxy import convert, of_environ, of_words, read
+
+    words = [word for word in options.words if word != "--"]
+    first = next((index for index, word in enumerate(words) if word.startswith("-")), len(words))
+    values: Values = {}
+    for name in words[:first]:
+        try:
+            values |= read(_text_of(Path(name)))
+        except (OSError, ValueError) as error:
+            return _unreadable(name, error)
+    try:
+        values |= of_environ(os.environ) if options.environ else {}
+        values |= of_words(words[first:])
+    except ValueError as error:
+        return _unreadable("variables or flags", error)
+    if not values:
+        return _unreadable("nothing", ValueError("was given: name a file, or add flags after --, or --environ"))
+    draft = convert(values, forwarded_uri=options.forwarded_uri)
+    sys.stdout.write(draft.yaml())
+    _print_notes([str(note) for note in draft.notes])
+    return OK
+
+
+def _text_of(file: Path) -> str:
+    with file.open(encoding="utf-8") as opened:
+        text = opened.read(_LONGEST_FILE + 1)
+    if len(text) > _LONGEST_FILE:
+        raise ValueError("is longer than 1 MiB")
+    return text
+
+
+def _unreadable(name: str, error: Exception) -> int:
+    print(f"oidc-proxy config import: {name}: {error}", file=sys.stderr)
+    return FAILED
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for start, heading in (("M3", "To be done"), ("M1", "Different here"), ("M2", "Not here")):
+        found = sorted(note for note in notes if note.startswith(start))
+        if found:
+            print(f"{heading}:", *found, sep="\n  ", file=sys.stderr)
 
 
 def _schema(options: argparse.Namespace) -> int:

@@ -50,26 +50,31 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     test.add_argument("url", metavar="URL", help="URL of the request, or its path on the first public URL")
     test.add_argument("--group", metavar="GROUP", action="append", default=[], help="a group of the signed-in user")
     test.add_argument("--role", metavar="ROLE", action="append", default=[], help="a role of the signed-in user")
+    test.add_argument("--email", metavar="EMAIL", help="the verified e-mail address of the signed-in user")
     test.add_argument("--anonymous", action="store_true", help="nobody is signed in")
     config_options(test)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the explanation; the exit status says whether the request would be allowed."""
-    if options.anonymous and (options.group or options.role):
-        return _usage("--anonymous cannot have a --group or --role")
+    if options.anonymous and (options.group or options.role or options.email):
+        return _usage("--anonymous cannot have a --group, --role or --email")
     settings = config_or_none(options)
     if settings is None:
         return BAD_CONFIGURATION
     origins = settings.public_url
     routes = compile_routes(settings.routes, [origin.host for origin in origins])
-    holder = None if options.anonymous else _Someone(frozenset(options.group), frozenset(options.role))
+    holder = None if options.anonymous else _someone(options)
     try:
         explanation = answer(routes, origins, options.method, options.url, holder)
     except ValueError as error:
         return _usage(f"URL {error}")
     print("\n".join(explanation.lines()))
     return OK if explanation.allowed else FAILED
+
+
+def _someone(options: argparse.Namespace) -> _Someone:
+    return _Someone(frozenset(options.group), frozenset(options.role), options.email)
 
 
 def answer(routes: Routes, origins: Sequence[Origin], method: str, url: str, holder: Holder | None) -> Explanation:

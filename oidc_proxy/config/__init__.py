@@ -8,6 +8,7 @@
 * ``explain``: pydantic's complaints in our words
 * ``problems``: what is wrong, where, and what to write instead
 * ``show``: the values in force and where they come from
+* ``oauth2_proxy``: the configuration of oauth2-proxy as ours
 * ``generate``: the commented example, the JSON Schema and the settings page
 """
 

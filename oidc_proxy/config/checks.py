@@ -229,6 +229,19 @@ def askers_known(forward_auth: ForwardAuthSettings) -> Iterator[Problem]:
         )
 
 
+def methods_told(routes: Sequence[RouteSettings], forward_auth: ForwardAuthSettings) -> Iterator[Problem]:
+    """X-Forwarded-Uri comes without a method, so what depends on one would be decided for GET."""
+    if forward_auth.forwarded_uri and "oauth2_proxy" in forward_auth.dialects:
+        for index, route in enumerate(routes):
+            if route.methods is not None or route.cross_site == "refuse":
+                yield Problem(
+                    "E131",
+                    f"routes.{index}",
+                    "depends on the method, which a proxy that `forward_auth.forwarded_uri` believes does not tell",
+                    "let the proxy send X-Original-URL and X-Original-Method, and remove `forwarded_uri`",
+                )
+
+
 def lifetimes(session: SessionSettings) -> Iterator[Problem]:
     """The parts of a session's life fit into each other."""
     for name in ("idle_timeout", "absolute_timeout"):
@@ -339,6 +352,7 @@ CHECKS = (
     shared_login_key,
     trusts_everybody,
     askers_known,
+    methods_told,
     lifetimes,
     routes_usable,
     listeners_differ,

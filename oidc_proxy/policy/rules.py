@@ -19,6 +19,14 @@ from ..websocket import WebSocketSettings
 
 _NOT_IN_RULES = re.compile(r"//|/\.\.?(?=/|\Z)|[%\\;?#*\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _METHOD = re.compile(r"[!#$%&'+.^_`|~0-9A-Z-]+")
+_DOMAIN = re.compile(r"[^\s@.*]+(\.[^\s@.*]+)*")
+_EMAIL = re.compile(rf"[^\s@]+@{_DOMAIN.pattern}")
+
+Kind: TypeAlias = Literal["groups", "roles", "emails", "email domains"]
+_DEMANDS: Mapping[str, Kind] = {
+    "groups": "groups", "roles": "roles", "emails": "emails", "email_domains": "email domains",
+}  # fmt: skip
+"""Setting of a rule → the kind of condition that it makes."""
 _BODILESS = frozenset({204, 205})
 
 
@@ -97,6 +105,17 @@ class RouteSettings(Settings):
         (),
         description="The user must have at least one of these roles (and be in one of `groups`, when both are given).",
         examples=[["admin", "billing:editor"]],
+    )
+    emails: tuple[str, ...] = Field(
+        (),
+        description="The user's e-mail address must be one of these, in whatever case, and verified by the provider "
+        "(`identity.trust_unverified_email`). What else is given must hold as well.",
+        examples=[["ann@example.com"]],
+    )
+    email_domains: tuple[str, ...] = Field(
+        (),
+        description="What follows the @ of that address must be one of these; a domain stands for no other below it.",
+        examples=[["example.com"]],
     )
     shared_cache: bool = Field(
         False,
@@ -188,6 +207,22 @@ class RouteSettings(Settings):
                 )
         return methods
 
+    @field_validator("emails")
+    @classmethod
+    def _addresses(cls, emails: tuple[str, ...]) -> tuple[str, ...]:
+        for email in emails:
+            if not _EMAIL.fullmatch(email):
+                raise ValueError(f"has “{email}”, which is no e-mail address")
+        return emails
+
+    @field_validator("email_domains")
+    @classmethod
+    def _domains(cls, domains: tuple[str, ...]) -> tuple[str, ...]:
+        for domain in domains:
+            if not _DOMAIN.fullmatch(domain):
+                raise ValueError(f"has “{domain}”; write what follows the @, such as example.com, without patterns")
+        return domains
+
     @field_validator("groups", "roles")
     @classmethod
     def _no_empty_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -222,10 +257,11 @@ class RouteSettings(Settings):
 
     @model_validator(mode="after")
     def _conditions_need_a_user(self) -> Self:
-        if self.auth != "required" and (self.groups or self.roles):
+        given = [name for name in _DEMANDS if getattr(self, name)]
+        if self.auth != "required" and given:
             raise ValueError(
-                f"`auth: {self.auth}` lets everybody in, so `groups` and `roles` would keep nobody out; "
-                "write `auth: required`, or leave them out"
+                f"`auth: {self.auth}` lets everybody in, so `{given[0]}` would keep nobody out; "
+                "write `auth: required`, or leave it out"
             )
         return self
 
@@ -245,7 +281,7 @@ class Holder(Protocol):
 class Condition:
     """One demand on a user: one of these groups, roles, e-mail addresses or their domains."""
 
-    kind: Literal["groups", "roles", "emails", "email domains"]
+    kind: Kind
     any_of: tuple[str, ...]
 
     def held(self, holder: Holder) -> tuple[str, ...]:
@@ -294,7 +330,7 @@ def _access(settings: RouteSettings) -> Access:
         case "optional":
             return Anybody()
         case "required":
-            demands = (Condition("groups", settings.groups), Condition("roles", settings.roles))
+            demands = (Condition(kind, getattr(settings, name)) for name, kind in _DEMANDS.items())
             return Users(tuple(demand for demand in demands if demand.any_of))
         case _:  # pragma: no cover
             assert_never(settings.auth)

@@ -67,6 +67,7 @@ routes:
   - {path: /public/, auth: none}
   - {path: /admin/, groups: [/staff/ops], roles: [admin]}
   - {path: /api/, strip_prefix: /api, upstream: api}
+  - {path: /board/, email_domains: [example.com], emails: [ann@example.com, bob@example.com]}
 upstreams: {api: {url: "http://127.0.0.1:9000"}}
 """)
     return str(file)
@@ -78,6 +79,9 @@ upstreams: {api: {url: "http://127.0.0.1:9000"}}
         (["/public/x", "--anonymous"], 0, "verdict  allowed"),
         (["/x", "--anonymous"], 1, "verdict  sign-in required"),
         (["/x"], 0, "verdict  allowed"),
+        (["/board/", "--email", "Ann@Example.com"], 0, "email domains one of example.com: has example.com"),
+        (["/board/", "--email", "eve@example.com"], 1, "one of ann@example.com, bob@example.com: has none of them"),
+        (["/board/"], 1, "email domains one of example.com: has none of them"),
         (
             ["/admin/", "--group", "/staff/ops", "--role", "admin", "--role", "x"],
             0,
@@ -100,7 +104,11 @@ def test_a_request_is_explained(
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(["/", "--anonymous", "--role", "x"], "--anonymous cannot have"), (["app/"], "URL must start with")],
+    [
+        (["/", "--anonymous", "--role", "x"], "--anonymous cannot have"),
+        (["/", "--anonymous", "--email", "x"], "--anonymous cannot have"),
+        (["app/"], "URL must start with"),
+    ],
 )
 def test_usage_errors(config: str, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["policy", "test", "GET", *words, "--config", config]) == 2

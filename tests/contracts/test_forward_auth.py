@@ -218,6 +218,21 @@ async def test_f201_the_session_alone_has_an_answer_where_one_rule_is_for_all() 
             assert (await ask(world.url, question)).status == (401 if status == 200 else 400)
 
 
+async def test_f201_x_forwarded_uri_says_which_rule_where_the_proxy_is_known_to_set_it() -> None:
+    routes = [{"path": "/public/", "auth": "none"}, {"path": "/admin/", "groups": ["/staff/ops"]}, {"path": "/"}]
+    async with asked_world({"routes": routes, "forward_auth": {"forwarded_uri": True}}) as world:
+        cookies = {"": "", "ann": await cookie_of(world, "ann"), "eve": await cookie_of(world, "eve")}
+        for user, path, status in (
+            ("", "/public/x", 200), ("", "/admin/x", 401), ("", "/public/../admin/x", 403),
+            ("", "/public/%2e%2e/x", 403),
+            ("ann", "/admin/x", 200), ("eve", "/admin/x", 403), ("eve", "/x?y=/public/", 200), ("", "public/x", 400),
+        ):  # fmt: skip
+            question = message(world.url, "GET /oauth2/auth", f"X-Forwarded-Uri: {path}", cookie=cookies[user])
+            assert (await ask(world.url, question)).status == status, (user, path)
+        two = message(world.url, "GET /oauth2/auth", "X-Forwarded-Uri: /public/x", "X-Forwarded-Uri: /admin/x")
+        assert (await ask(world.url, two)).status == 400
+
+
 # ── demands ──
 
 
