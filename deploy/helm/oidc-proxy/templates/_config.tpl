@@ -117,4 +117,11 @@
 {{- fail (printf "config.%s.address is %s: the chart's Services, probes and policies expect 0.0.0.0:%s, so leave it out" $section $address $port) -}}
 {{- end -}}
 {{- end -}}
+{{- range $path := list "provider.client_secret" "store.password" "session.key" "session.previous_key" "admin.token" -}}
+{{- $section := splitList "." $path | first -}}
+{{- $secret := dig $section (splitList "." $path | last) "" $config -}}
+{{- if and $secret (not (contains "${" (toString $secret))) -}}
+{{- fail (printf "config.%s would be in a ConfigMap for everybody to read: write it under secrets, or name a Secret as existingSecret" $path) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
