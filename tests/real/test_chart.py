@@ -110,6 +110,9 @@ def configuration(found: list[Object], tmp_path: Path) -> Config:
     )
     (volume,) = (each for each in pods["volumes"] if each["name"] == "config")
     (kept,) = (each for each in of_kind("ConfigMap", found) if name_of(each) == volume["configMap"]["name"])
+    for secret in of_kind("Secret", found):
+        for key in secret.get("data", ()):
+            (tmp_path / key).write_text(f"what {key} holds")
     for volume in pods["volumes"]:
         for source in volume.get("projected", {}).get("sources", ()):
             for item in source["secret"]["items"]:
@@ -231,9 +234,8 @@ def test_a_proxy_that_asks_says_the_whole_answer_and_clears_the_rest(
     for header in [*SAID, *(UNSAID if name != "nginx" else [])]:
         # Istio's settings are not Kubernetes' to keep; NOTES.txt has what Istio tells the application.
         assert header in text or (name == "istio" and header == "Authorization"), header
-    assert configuration(manifests[name], tmp_path).forward_auth.dialects == (
-        ["nginx"] if name == "nginx" else ["forward"] if name == "traefik" else ["envoy"]
-    )
+    (dialect,) = configuration(manifests[name], tmp_path).forward_auth.dialects
+    assert dialect == {"nginx": "nginx", "traefik": "forward"}.get(name, "envoy")
 
 
 @pytest.mark.parametrize("name", sorted(FRONTS - {"traefik", "istio"}))
@@ -281,8 +283,8 @@ def test_replicas_are_protected_where_there_are_several(manifests: dict[str, lis
 
 
 def test_a_network_policy_never_means_everything(helm: str) -> None:
-    done = rendered(helm, "--values", str(VALUES["nginx"]), "--set", "networkPolicy.enabled=true",
-                    "--set", "networkPolicy.redisPorts=null,networkPolicy.upstreamPorts=null")  # fmt: skip
+    options = ("networkPolicy.enabled=true", "networkPolicy.redisPorts=[]", "networkPolicy.upstreamPorts=[]")
+    done = rendered(helm, "--values", str(VALUES["nginx"]), *(f"--set-json={option}" for option in options))
     (policy,) = of_kind("NetworkPolicy", objects(done.stdout))
     for rule in [*policy["spec"]["ingress"], *policy["spec"]["egress"]]:
         assert rule["ports"]
@@ -319,7 +321,7 @@ WRONG = {
     "image.digest=latest": "at '/image/digest'",
     "forwardAuth.trustedProxies={everybody}": "at '/forwardAuth/trustedProxies/0'",
     "sessionStorage.redis.standalone.connectionUrl=redis:6379": "at '/sessionStorage/redis/standalone/connectionUrl'",
-    "networkPolicy.idpPorts={}": "at '/networkPolicy/idpPorts'",
+    "networkPolicy.idpPorts={}": "at '/networkPolicy/idpPorts/0'",
     "replicaCount=2": "write replicaCount: 1 without autoscaling",
     "autoscaling.enabled=true": "write replicaCount: 1 without autoscaling",
     "sessionStorage.type=redis": "sessionStorage.redis.standalone.connectionUrl is missing",
@@ -328,7 +330,7 @@ WRONG = {
     "config.provider.issuer=null": "config.provider.issuer is missing",
     "config.provider.client_secret=abc": "config.provider.client_secret would be in a ConfigMap",
     "config.listen.address=0.0.0.0:80": "expect 0.0.0.0:4180",
-    "config.http.timeouts.drain_max=90s,terminationGracePeriodSeconds=60": "leave it out, or write 102",
+    "config.http.timeouts.drain_max=90s,terminationGracePeriodSeconds=60": "leave it out, or write 101",
     "frontProxy=nginx": "write mode: forwardAuth",
     "mode=forwardAuth": "forwardAuth.trustedProxies is missing",
     "mode=forwardAuth,forwardAuth.trustedProxies={10.0.0.0/8}": "does not say how the proxy asks",
