@@ -17,6 +17,7 @@ from oidc_proxy.config import Config, read_config
 from tests.real.applications import Applications
 from tests.real.charts import CHART, DEPLOY, KUBERNETES, objects, of_kind, program, rendered
 from tests.test_deploy import SAID, UNSAID
+from tests.test_docs import blocks
 
 Object = dict[str, Any]
 VALUES = {path.name.removesuffix("-values.yaml"): path for path in sorted((CHART / "ci").glob("*.yaml"))}
@@ -371,6 +372,26 @@ def test_the_readme_lists_every_value_with_its_default() -> None:
     readme = (CHART / "README.md").read_text()
     assert table in readme, f"the table is:\n{table}"
     assert schema["additionalProperties"] is False
+
+
+SNIPPETS = [
+    pytest.param(block, id=f"{page.relative_to(DEPLOY.parent)} {number}")
+    for page in (CHART / "README.md", DEPLOY.parent / "docs" / "kubernetes.md")
+    for number, block in enumerate(blocks(page, "yaml values"), start=1)
+]
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_values_in_the_documentation_are_taken(
+    snippet: str, helm: str, applications: Applications, tmp_path: Path
+) -> None:
+    file = tmp_path / "values.yaml"
+    file.write_text(snippet)
+    done = rendered(helm, "--values", str(file))
+    assert done.returncode == 0, done.stderr
+    found = objects(done.stdout)
+    assert refused(found, applications) == []
+    configuration(found, tmp_path)
 
 
 def test_the_chart_is_of_this_version() -> None:
