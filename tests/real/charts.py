@@ -1,6 +1,6 @@
 """helm and kustomize, and what they make of deploy/: programs of others, found or built by Go.
 
-``python -m tests.real.charts`` builds what is missing, where there is Go.
+``python -m tests.real.charts`` builds what is missing, with the machine's Go, or that of `requirements-apps.lock`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tests.real.applications import Applications
 from tests.real.parts import Unavailable, alone, cache_folder
 
 MODULES = {
@@ -35,21 +36,42 @@ def program(name: str) -> str:
     built = _folder() / name
     found = os.environ.get(name.upper()) or shutil.which(name) or (str(built) if built.exists() else None)
     if found is None:
-        raise Unavailable(f"{name} is not installed; with Go, `python -m tests.real.charts` builds it")
+        raise Unavailable(f"no {name}: `python -m tests.real.charts` builds it")
     return found
 
 
 def build() -> None:
-    """Build what is missing."""
-    go = shutil.which("go", path=f"{os.environ.get('PATH', '')}:/usr/local/go/bin:/usr/lib/go/bin")
-    for name, module in MODULES.items():
+    """Build what is missing.
+
+    :raises Unavailable: it cannot be built
+    """
+    for name in MODULES:
         with alone(_folder() / f"{name}.lock"):
             try:
                 program(name)
-            except Unavailable as reason:
-                if go is None:
-                    raise Unavailable(f"{name} is not installed, and Go, which builds it, is not either") from reason
-                subprocess.run([go, "install", module], check=True, env={**os.environ, "GOBIN": str(_folder())})
+            except Unavailable:
+                _build(name)
+
+
+def _build(name: str) -> None:
+    why = ""
+    for go in _compilers():
+        command = [go, "install", MODULES[name]]
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, env={**os.environ, "GOBIN": str(_folder())}
+        )
+        if done.returncode == 0:
+            return
+        why = done.stderr.strip()[-1000:]
+    raise Unavailable(f"{name} cannot be built: {why}")
+
+
+def _compilers() -> Iterator[str]:
+    """The machine's Go, which may be too old, and then one from a package."""
+    found = shutil.which("go", path=f"{os.environ.get('PATH', '')}:/usr/local/go/bin")
+    if found is not None:
+        yield found
+    yield Applications.prepared().program("go")
 
 
 def rendered(helm: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -76,5 +98,5 @@ def _folder() -> Path:
 if __name__ == "__main__":
     try:
         build()
-    except (Unavailable, subprocess.CalledProcessError) as missing:
-        sys.exit(str(missing))
+    except Unavailable as reason:
+        sys.exit(f"helm and kustomize are not available: {reason}")

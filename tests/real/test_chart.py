@@ -232,9 +232,7 @@ def test_a_proxy_that_asks_says_the_whole_answer_and_clears_the_rest(
     name: str, manifests: dict[str, list[Object]], tmp_path: Path
 ) -> None:
     text = yaml.safe_dump(manifests[name])
-    for header in [*SAID, *(UNSAID if name != "nginx" else [])]:
-        # Istio's settings are not Kubernetes' to keep; NOTES.txt has what Istio tells the application.
-        assert header in text or (name == "istio" and header == "Authorization"), header
+    assert [header for header in [*SAID, *(UNSAID if name != "nginx" else [])] if header not in text] == []
     (dialect,) = configuration(manifests[name], tmp_path).forward_auth.dialects
     assert dialect == {"nginx": "nginx", "traefik": "forward"}.get(name, "envoy")
 
@@ -260,6 +258,36 @@ def test_nobody_outside_may_ask(name: str, manifests: dict[str, list[Object]]) -
     assert ("!PathPrefix(`/oauth2/authz/`) && !Path(`/oauth2/auth`)" in " ".join(text.split())) or (
         "/oauth2/authz/*" in text and "DENY" in text
     )
+
+
+def test_istio_is_told_to_ask_and_to_refuse_what_it_cannot_ask_about(manifests: dict[str, list[Object]]) -> None:
+    (operator,) = of_kind("IstioOperator", manifests["istio"])
+    (provider,) = operator["spec"]["meshConfig"]["extensionProviders"]
+    asks = provider["envoyExtAuthzHttp"]
+    assert (asks["failOpen"], asks["headersToUpstreamOnAllow"]) == (False, SAID)
+    assert asks["service"] == "web-oidc-proxy.auth.svc.cluster.local"
+    (service,) = (each for each in of_kind("Service", manifests["istio"]) if name_of(each) == "web-oidc-proxy")
+    assert asks["port"] == service["spec"]["ports"][0]["port"]
+    actions = {each["spec"]["action"]: each["spec"] for each in of_kind("AuthorizationPolicy", manifests["istio"])}
+    assert actions["CUSTOM"]["provider"]["name"] == provider["name"]
+
+
+def test_headers_of_the_configuration_are_those_that_the_application_gets(helm: str) -> None:
+    done = rendered(
+        helm, "--values", str(VALUES["traefik"]), "--set-json", 'config.identity.headers={"X-User": "user"}'
+    )
+    middlewares = {name_of(each): each["spec"] for each in of_kind("Middleware", objects(done.stdout))}
+    told = middlewares["web-oidc-proxy"]["forwardAuth"]["authResponseHeaders"]
+    assert "X-User" in told
+    assert "X-Forwarded-User" not in told
+    assert "X-Forwarded-User" in middlewares["web-oidc-proxy-strip"]["headers"]["customRequestHeaders"]
+
+
+@pytest.mark.parametrize("name", sorted(FRONTS))
+def test_our_pages_are_where_the_configuration_says(name: str, helm: str) -> None:
+    done = rendered(helm, "--values", str(VALUES[name]), "--set", "config.endpoints.prefix=/sso")
+    assert "/sso/" in done.stdout
+    assert "/oauth2" not in done.stdout
 
 
 def test_a_change_of_configuration_or_secret_makes_new_pods(helm: str) -> None:
@@ -330,6 +358,8 @@ WRONG = {
     "config.public_url=null": "config.public_url is missing",
     "config.provider.issuer=null": "config.provider.issuer is missing",
     "config.provider.client_secret=abc": "config.provider.client_secret would be in a ConfigMap",
+    "config.store.type=redis,config.store.sentinel.password=abc": "config.store.sentinel.password would be in",
+    "config.public_url=${URL},ingress.enabled=true": "hosts is missing",
     "config.listen.address=0.0.0.0:80": "expect 0.0.0.0:4180",
     "config.http.timeouts.drain_max=90s,terminationGracePeriodSeconds=60": "leave it out, or write 101",
     "frontProxy=nginx": "write mode: forwardAuth",

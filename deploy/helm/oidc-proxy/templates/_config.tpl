@@ -90,8 +90,10 @@
 {{- fail "frontProxy is none, and config.forward_auth.dialects does not say how the proxy asks: write one of them" -}}
 {{- end -}}
 {{- end -}}
-{{- if and .Values.existingConfig (ne .Values.frontProxy "none") (not .Values.hosts) -}}
-{{- fail "hosts is missing: with existingConfig the chart cannot see public_url; write the hosts that browsers use" -}}
+{{- if and (not .Values.hosts) (or (ne .Values.frontProxy "none") .Values.ingress.enabled .Values.gatewayApi.enabled) -}}
+{{- if or .Values.existingConfig (contains "${" (toString $config.public_url)) -}}
+{{- fail "hosts is missing: the chart cannot see public_url; write the hosts that browsers use" -}}
+{{- end -}}
 {{- end -}}
 {{- if and (ne .Values.frontProxy "none") (ne .Values.mode "forwardAuth") -}}
 {{- fail (printf "frontProxy is %s, but mode is %s: write mode: forwardAuth, or frontProxy: none" .Values.frontProxy .Values.mode) -}}
@@ -117,9 +119,9 @@
 {{- fail (printf "config.%s.address is %s: the chart's Services, probes and policies expect 0.0.0.0:%s, so leave it out" $section $address $port) -}}
 {{- end -}}
 {{- end -}}
-{{- range $path := list "provider.client_secret" "store.password" "session.key" "session.previous_key" "admin.token" -}}
-{{- $section := splitList "." $path | first -}}
-{{- $secret := dig $section (splitList "." $path | last) "" $config -}}
+{{- range $path := list "provider.client_secret" "store.password" "session.key" "session.previous_key" "admin.token" "store.sentinel.password" -}}
+{{- $secret := $config -}}
+{{- range splitList "." $path }}{{ $secret = kindIs "map" $secret | ternary (get (kindIs "map" $secret | ternary $secret dict) .) "" }}{{ end -}}
 {{- if and $secret (not (contains "${" (toString $secret))) -}}
 {{- fail (printf "config.%s would be in a ConfigMap for everybody to read: write it under secrets, or name a Secret as existingSecret" $path) -}}
 {{- end -}}

@@ -156,3 +156,27 @@ app.kubernetes.io/managed-by: {{ $.Release.Service }}
 {{- range $key, $value := .Values.gatewayApi.gatewayRef }}{{ if $value }}{{ $_ := set $parent $key $value }}{{ end }}{{ end -}}
 {{- list $parent | toYaml -}}
 {{- end -}}
+
+{{/* What an Ingress of the application says to ingress-nginx. */}}
+{{- define "oidc-proxy.nginxAnnotations" -}}
+nginx.ingress.kubernetes.io/auth-url: {{ include "oidc-proxy.serviceUrl" . }}{{ include "oidc-proxy.prefix" . }}/authz/nginx
+nginx.ingress.kubernetes.io/auth-signin: https://$host{{ include "oidc-proxy.prefix" . }}/start
+nginx.ingress.kubernetes.io/auth-response-headers: {{ include "oidc-proxy.said" . | fromJsonArray | join "," }}
+nginx.ingress.kubernetes.io/proxy-buffer-size: 32k
+{{- end -}}
+
+{{/* What belongs into Istio's own settings. */}}
+{{- define "oidc-proxy.meshConfig" -}}
+pathNormalization: {normalization: DECODE_AND_MERGE_SLASHES}
+extensionProviders:
+  - name: {{ .Values.forwardAuth.istio.providerName }}
+    envoyExtAuthzHttp:
+      service: {{ include "oidc-proxy.fullname" . }}.{{ include "oidc-proxy.namespace" . }}.svc.{{ .Values.clusterDomain }}
+      port: {{ .Values.service.port }}
+      pathPrefix: {{ include "oidc-proxy.prefix" . }}/authz/envoy
+      timeout: 2s
+      failOpen: false
+      includeRequestHeadersInCheck: {{ include "oidc-proxy.asked" . }}
+      headersToUpstreamOnAllow: {{ include "oidc-proxy.said" . }}
+      headersToDownstreamOnDeny: [content-type, location, www-authenticate, cache-control, retry-after]
+{{- end -}}
