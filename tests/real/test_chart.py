@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from oidc_proxy.config import Config, read_config
+from oidc_proxy.server.store.settings import RedisStoreSettings
 from tests.real.applications import Applications
 from tests.real.charts import CHART, DEPLOY, KUBERNETES, objects, of_kind, program, rendered
 from tests.test_deploy import SAID, UNSAID
@@ -117,7 +118,7 @@ def configuration(found: list[Object], tmp_path: Path) -> Config:
     for volume in pods["volumes"]:
         for source in volume.get("projected", {}).get("sources", ()):
             for item in source["secret"]["items"]:
-                (tmp_path / item["path"]).write_text(f"what {item['key']} holds")
+                (tmp_path / item["path"]).write_text(f"{item['key']} of {source['secret']['name']}")
     file = tmp_path / "config.yaml"
     file.write_text(kept["data"]["config.yaml"].replace(SECRETS, f"{tmp_path}/"))
     loaded = read_config([file], {})
@@ -258,6 +259,21 @@ def test_nobody_outside_may_ask(name: str, manifests: dict[str, list[Object]]) -
     assert ("!PathPrefix(`/oauth2/authz/`) && !Path(`/oauth2/auth`)" in " ".join(text.split())) or (
         "/oauth2/authz/*" in text and "DENY" in text
     )
+
+
+def test_the_store_is_what_values_and_configuration_say_together(
+    manifests: dict[str, list[Object]], tmp_path: Path
+) -> None:
+    store = configuration(manifests["full"], tmp_path).store
+    assert isinstance(store, RedisStoreSettings)
+    assert (store.url, store.username, store.outage_grace) == ("rediss://redis:6379/0", "app", 120)
+    assert store.password is not None
+    (tmp_path / "sentinel").mkdir()
+    store = configuration(manifests["sentinel"], tmp_path / "sentinel").store
+    assert isinstance(store, RedisStoreSettings)
+    assert store.sentinel is not None
+    assert store.sentinel.password is not None
+    assert store.sentinel.password != store.password
 
 
 def test_istio_is_told_to_ask_and_to_refuse_what_it_cannot_ask_about(manifests: dict[str, list[Object]]) -> None:

@@ -54,7 +54,7 @@
 {{- if has "previous-session-key" $files }}{{ $_ := set $own.session "previous_key_file" "/run/secrets/oidc-proxy/previous-session-key" }}{{ end -}}
 {{- if has "admin-token" $files }}{{ $_ := set $own.admin "token_file" "/run/secrets/oidc-proxy/admin-token" }}{{ end -}}
 {{- if not $own.session }}{{ $_ := unset $own "session" }}{{ end -}}
-{{- if not (hasKey .Values.config "store") -}}
+{{- if not (dig "store" "type" "" .Values.config) -}}
 {{- if and (eq .Values.sessionStorage.type "redis") (not .Values.existingConfig) -}}
 {{- $_ := set $own "store" (include "oidc-proxy.store" . | fromYaml) -}}
 {{- else -}}
