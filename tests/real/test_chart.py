@@ -36,7 +36,6 @@ REQUIRED = {
     ("networking.istio.io/v1", "VirtualService"): ["hosts", "http"],
     ("install.istio.io/v1alpha1", "IstioOperator"): ["meshConfig"],
     ("monitoring.coreos.com/v1", "ServiceMonitor"): ["selector", "endpoints"],
-    ("monitoring.coreos.com/v1", "PodMonitor"): ["selector", "podMetricsEndpoints"],
     ("monitoring.coreos.com/v1", "PrometheusRule"): ["groups"],
 }
 """What is no part of Kubernetes itself, with what its specification must have."""
@@ -107,15 +106,13 @@ def foreign(found: Object) -> str:
 
 def configuration(found: list[Object], tmp_path: Path) -> Config:
     """What oidc_proxy reads in the Pod, and no problem in it."""
-    (pods,) = (
-        each["spec"]["template"]["spec"] for each in of_kind("Deployment", found) if "valkey" not in name_of(each)
-    )
-    (volume,) = (each for each in pods["volumes"] if each["name"] == "config")
+    volumes = the_pod(found)["volumes"]
+    (volume,) = (each for each in volumes if each["name"] == "config")
     (kept,) = (each for each in of_kind("ConfigMap", found) if name_of(each) == volume["configMap"]["name"])
     for secret in of_kind("Secret", found):
         for key in secret.get("data", ()):
             (tmp_path / key).write_text(f"what {key} holds")
-    for volume in pods["volumes"]:
+    for volume in volumes:
         for source in volume.get("projected", {}).get("sources", ()):
             for item in source["secret"]["items"]:
                 (tmp_path / item["path"]).write_text(f"{item['key']} of {source['secret']['name']}")
@@ -123,9 +120,8 @@ def configuration(found: list[Object], tmp_path: Path) -> Config:
     file.write_text(kept["data"]["config.yaml"].replace(SECRETS, f"{tmp_path}/"))
     loaded = read_config([file], {})
     assert loaded.settings is not None, [str(problem) for problem in loaded.problems]
-    assert {problem.code for problem in loaded.problems} <= {"W206"}, (
-        loaded.problems
-    )  # no admin token, no administration
+    # Without an admin token, nobody can administer sessions; that is as it should be.
+    assert {problem.code for problem in loaded.problems} <= {"W206"}, loaded.problems
     return loaded.settings
 
 
@@ -136,6 +132,11 @@ def name_of(found: Object) -> str:
 def the_deployment(found: list[Object]) -> Object:
     (one,) = (each for each in of_kind("Deployment", found) if "valkey" not in name_of(each))
     return one
+
+
+def the_pod(found: list[Object]) -> Object:
+    spec: Object = the_deployment(found)["spec"]["template"]["spec"]
+    return spec
 
 
 # ── what every values file makes ──────────────────────────────────────────────────────────────────────────────────────
@@ -182,11 +183,6 @@ def test_a_pod_has_the_time_that_its_end_takes(name: str, manifests: dict[str, l
     pod = the_pod(manifests[name])
     waits = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert pod["terminationGracePeriodSeconds"] > waits + timeouts.drain_delay + timeouts.drain_max + 5
-
-
-def the_pod(found: list[Object]) -> Object:
-    spec: Object = the_deployment(found)["spec"]["template"]["spec"]
-    return spec
 
 
 @pytest.mark.parametrize("name", VALUES)
