@@ -24,7 +24,7 @@ from tests.gateway import World, running_world
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "oidc_proxy"
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "deploy").glob("*/README.md")])
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "deploy").rglob("README.md")])
 WRITTEN = [page for page in PAGES if page.name not in {"settings.md", "errors.md"}]
 SOURCE = "\n".join(path.read_text() for path in sorted(PACKAGE.rglob("*.py")))
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -117,6 +117,12 @@ def test_every_command_can_be_typed(line: str) -> None:
         case ["docker", "compose", "up", *options]:
             assert set(options) <= {"--build"}
             assert "services" in yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+        case ["helm", "install", "web", chart, "--values", "values.yaml"]:
+            assert (ROOT / chart / "Chart.yaml").exists()
+        case ["helm", "test", "web"] | ["kubectl", "create", "secret", "generic", "oidc-proxy", *_]:
+            assert (ROOT / "deploy" / "helm").exists()
+        case ["kubectl", "apply", "--kustomize", folder]:
+            assert (ROOT / folder / "kustomization.yaml").exists()
         case ["export", assignment]:
             assert f"${{{assignment.partition('=')[0]}}}" in text_of(ROOT / "README.md")
         case _:

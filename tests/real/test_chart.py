@@ -1,0 +1,464 @@
+"""The Helm chart and the kustomizations: what they render is what Kubernetes takes, and what oidc_proxy reads."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from oidc_proxy.config import Config, read_config
+from oidc_proxy.server.store.settings import RedisStoreSettings
+from tests.real.applications import Applications
+from tests.real.charts import CHART, DEPLOY, KUBERNETES, objects, of_kind, program, rendered
+from tests.test_deploy import SAID, UNSAID
+from tests.test_docs import blocks
+
+Object = dict[str, Any]
+VALUES = {path.name.removesuffix("-values.yaml"): path for path in sorted((CHART / "ci").glob("*.yaml"))}
+FRONTS = {"nginx", "traefik", "envoy-gateway", "istio", "gateway-api"}
+OVERLAYS = sorted(path.parent for path in (DEPLOY / "kustomize" / "overlays").glob("*/kustomization.yaml"))
+SECRETS = "/run/secrets/oidc-proxy/"
+REQUIRED = {
+    ("gateway.networking.k8s.io/v1", "HTTPRoute"): ["parentRefs", "rules"],
+    ("gateway.envoyproxy.io/v1alpha1", "SecurityPolicy"): ["targetRefs", "extAuth"],
+    ("gateway.envoyproxy.io/v1alpha1", "ClientTrafficPolicy"): ["targetRefs", "headers"],
+    ("traefik.io/v1alpha1", "Middleware"): [],
+    ("traefik.io/v1alpha1", "IngressRoute"): ["routes"],
+    ("security.istio.io/v1", "AuthorizationPolicy"): ["action", "rules", "selector"],
+    ("networking.istio.io/v1alpha3", "EnvoyFilter"): ["configPatches", "workloadSelector"],
+    ("networking.istio.io/v1", "VirtualService"): ["hosts", "http"],
+    ("install.istio.io/v1alpha1", "IstioOperator"): ["meshConfig"],
+    ("monitoring.coreos.com/v1", "ServiceMonitor"): ["selector", "endpoints"],
+    ("monitoring.coreos.com/v1", "PrometheusRule"): ["groups"],
+}
+"""What is no part of Kubernetes itself, with what its specification must have."""
+VALIDATION = """
+import json, sys
+from kubernetes_validate import SchemaNotFoundError, ValidationError, validate
+for found in json.load(sys.stdin):
+    try:
+        validate(found, sys.argv[1], strict=True)
+    except SchemaNotFoundError:
+        print("unknown")
+    except ValidationError as problem:
+        print(".".join(map(str, problem.path)), repr(problem.message[:300]))
+    else:
+        print("valid")
+"""
+
+
+@pytest.fixture(scope="module")
+def helm(real_part: Callable[[str, Callable[[], str]], str]) -> str:
+    return real_part("helm", partial(program, "helm"))
+
+
+@pytest.fixture(scope="module")
+def kustomize(real_part: Callable[[str, Callable[[], str]], str]) -> str:
+    return real_part("kustomize", partial(program, "kustomize"))
+
+
+@pytest.fixture(scope="module")
+def manifests(helm: str) -> dict[str, list[Object]]:
+    """What each values file in ci/ makes."""
+    made = {}
+    for name, path in VALUES.items():
+        done = rendered(helm, "--values", str(path))
+        assert done.returncode == 0, f"{name}: {done.stderr}"
+        made[name] = objects(done.stdout)
+    return made
+
+
+def refused(found: list[Object], applications: Applications) -> list[str]:
+    """What Kubernetes would not take, and why."""
+    done = subprocess.run(
+        [applications.bin / "python", "-c", VALIDATION, KUBERNETES.rpartition(".")[0]],
+        input=json.dumps(found),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    said = done.stdout.splitlines()
+    assert len(said) == len(found)
+    problems = []
+    for each, verdict in zip(found, said, strict=True):
+        if verdict == "unknown":
+            verdict = foreign(each)
+        if verdict != "valid":
+            problems.append(f"{each['kind']} {each.get('metadata', {}).get('name')}: {verdict}")
+    return problems
+
+
+def foreign(found: Object) -> str:
+    needed = REQUIRED.get((found["apiVersion"], found["kind"]))
+    if needed is None:
+        return f"nobody knows {found['apiVersion']}"
+    missing = [name for name in needed if not found["spec"].get(name)]
+    return f"has no {', '.join(missing)}" if missing else "valid"
+
+
+def configuration(found: list[Object], tmp_path: Path) -> Config:
+    """What oidc_proxy reads in the Pod, and no problem in it."""
+    volumes = the_pod(found)["volumes"]
+    (volume,) = (each for each in volumes if each["name"] == "config")
+    (kept,) = (each for each in of_kind("ConfigMap", found) if name_of(each) == volume["configMap"]["name"])
+    for secret in of_kind("Secret", found):
+        for key in secret.get("data", ()):
+            (tmp_path / key).write_text(f"what {key} holds")
+    for volume in volumes:
+        for source in volume.get("projected", {}).get("sources", ()):
+            for item in source["secret"]["items"]:
+                (tmp_path / item["path"]).write_text(f"{item['key']} of {source['secret']['name']}")
+    file = tmp_path / "config.yaml"
+    file.write_text(kept["data"]["config.yaml"].replace(SECRETS, f"{tmp_path}/"))
+    loaded = read_config([file], {})
+    assert loaded.settings is not None, [str(problem) for problem in loaded.problems]
+    # Without an admin token, nobody can administer sessions; that is as it should be.
+    assert {problem.code for problem in loaded.problems} <= {"W206"}, loaded.problems
+    return loaded.settings
+
+
+def name_of(found: Object) -> str:
+    return str(found["metadata"]["name"])
+
+
+def the_deployment(found: list[Object]) -> Object:
+    (one,) = (each for each in of_kind("Deployment", found) if "valkey" not in name_of(each))
+    return one
+
+
+def the_pod(found: list[Object]) -> Object:
+    spec: Object = the_deployment(found)["spec"]["template"]["spec"]
+    return spec
+
+
+# ── what every values file makes ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_kubernetes_takes_every_object(manifests: dict[str, list[Object]], applications: Applications) -> None:
+    found = [each for made in manifests.values() for each in made]
+    assert refused(found, applications) == []
+
+
+def test_what_kubernetes_does_not_take_is_noticed(
+    manifests: dict[str, list[Object]], applications: Applications
+) -> None:
+    deployment = json.loads(json.dumps(the_deployment(manifests["minimal"])))
+    deployment["spec"]["replica"] = 2
+    unheard = {"apiVersion": "example.com/v1", "kind": "Nobody", "metadata": {"name": "x"}, "spec": {}}
+    route = {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "x"}, "spec": {}}
+    assert len(refused([deployment, unheard, route], applications)) == 3
+
+
+def test_kubernetes_takes_every_manifest_in_the_folders_for_proxies(applications: Applications) -> None:
+    texts = [path.read_text() for path in sorted(DEPLOY.glob("*/*.yaml")) if "\nkind:" in path.read_text()]
+    found = [each for text in texts for each in objects(text)]
+    assert len(found) > 10
+    assert refused(found, applications) == []
+
+
+@pytest.mark.parametrize("name", [name for name in VALUES if name != "existing"])
+def test_the_program_reads_what_is_in_the_config_map(
+    name: str, manifests: dict[str, list[Object]], tmp_path: Path
+) -> None:
+    config = configuration(manifests[name], tmp_path)
+    (container,) = (c for c in the_pod(manifests[name])["containers"] if c["name"] == "oidc-proxy")
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert config.listen.address.rpartition(":")[2] == str(ports["http"])
+    assert config.admin.address is not None
+    assert config.admin.address.rpartition(":")[2] == str(ports["admin"])
+    assert config.provider.client_secret is not None
+
+
+@pytest.mark.parametrize("name", [name for name in VALUES if name != "existing"])
+def test_a_pod_has_the_time_that_its_end_takes(name: str, manifests: dict[str, list[Object]], tmp_path: Path) -> None:
+    timeouts = configuration(manifests[name], tmp_path).http.timeouts
+    pod = the_pod(manifests[name])
+    waits = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pod["terminationGracePeriodSeconds"] > waits + timeouts.drain_delay + timeouts.drain_max + 5
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_nothing_of_ours_may_do_more_than_it_needs(name: str, manifests: dict[str, list[Object]]) -> None:
+    pods = [each["spec"]["template"]["spec"] for each in of_kind("Deployment", manifests[name])]
+    pods += [each["spec"] for each in of_kind("Pod", manifests[name])]
+    for pod in pods:
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in (c for c in pod["containers"] if "busybox" not in c["image"]):
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert container["resources"]["limits"]["memory"]
+            assert container["resources"]["requests"].keys() == {"cpu", "memory"}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_probes_ask_the_administration_listener(name: str, manifests: dict[str, list[Object]]) -> None:
+    container = the_pod(manifests[name])["containers"][0]
+    asked = {probe: container[probe]["httpGet"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")}
+    assert {get["port"] for get in asked.values()} == {"admin"}
+    assert [get["path"] for get in asked.values()] == ["/livez", "/livez", "/readyz"]
+    (service,) = (each for each in of_kind("Service", manifests[name]) if name_of(each) == "web-oidc-proxy")
+    assert [port["targetPort"] for port in service["spec"]["ports"]] == ["http"], "the public one must not lead there"
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_no_secret_is_anywhere_but_in_the_secret(name: str, manifests: dict[str, list[Object]]) -> None:
+    secrets = yaml.safe_load(VALUES[name].read_text()).get("secrets", {})
+    others = json.dumps([each for each in manifests[name] if each["kind"] != "Secret"])
+    assert all(secret not in others for secret in secrets.values())
+    if secrets:
+        (kept,) = of_kind("Secret", manifests[name])
+        assert len(kept["data"]) == len(secrets)
+
+
+# ── what some values make ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", sorted(FRONTS))
+def test_a_proxy_that_asks_says_the_whole_answer_and_clears_the_rest(
+    name: str, manifests: dict[str, list[Object]], tmp_path: Path
+) -> None:
+    text = yaml.safe_dump(manifests[name])
+    assert [header for header in [*SAID, *(UNSAID if name != "nginx" else [])] if header not in text] == []
+    (dialect,) = configuration(manifests[name], tmp_path).forward_auth.dialects
+    assert dialect == {"nginx": "nginx", "traefik": "forward"}.get(name, "envoy")
+
+
+@pytest.mark.parametrize("name", sorted(FRONTS - {"traefik", "istio"}))
+def test_browsers_reach_all_our_pages_and_nothing_else(name: str, manifests: dict[str, list[Object]]) -> None:
+    table = (DEPLOY.parent / "oidc_proxy" / "server" / "gateway.py").read_text()
+    ours = {f"/oauth2/{page}" for page in re.findall(r'^ +\("(\w+)", "[A-Z ]+", ', table, re.MULTILINE)}
+    kind = "Ingress" if name == "nginx" else "HTTPRoute"
+    (route,) = (each for each in of_kind(kind, manifests[name]) if name_of(each) == "web-oidc-proxy")
+    if name == "nginx":
+        paths = [path["path"] for rule in route["spec"]["rules"] for path in rule["http"]["paths"]]
+    else:
+        paths = [match["path"]["value"] for rule in route["spec"]["rules"] for match in rule["matches"]]
+        assert all(len(rule["matches"]) <= 8 for rule in route["spec"]["rules"])
+    assert set(paths) == ours
+    assert len(paths) == len(ours)
+
+
+@pytest.mark.parametrize("name", ["traefik", "istio"])
+def test_nobody_outside_may_ask(name: str, manifests: dict[str, list[Object]]) -> None:
+    text = yaml.safe_dump(manifests[name])
+    assert ("!PathPrefix(`/oauth2/authz/`) && !Path(`/oauth2/auth`)" in " ".join(text.split())) or (
+        "/oauth2/authz/*" in text and "DENY" in text
+    )
+
+
+def test_the_store_is_what_values_and_configuration_say_together(
+    manifests: dict[str, list[Object]], tmp_path: Path
+) -> None:
+    store = configuration(manifests["full"], tmp_path).store
+    assert isinstance(store, RedisStoreSettings)
+    assert (store.url, store.username, store.outage_grace) == ("rediss://redis:6379/0", "app", 120)
+    assert store.password is not None
+    (tmp_path / "sentinel").mkdir()
+    store = configuration(manifests["sentinel"], tmp_path / "sentinel").store
+    assert isinstance(store, RedisStoreSettings)
+    assert store.sentinel is not None
+    assert store.sentinel.password is not None
+    assert store.sentinel.password != store.password
+
+
+def test_istio_is_told_to_ask_and_to_refuse_what_it_cannot_ask_about(manifests: dict[str, list[Object]]) -> None:
+    (operator,) = of_kind("IstioOperator", manifests["istio"])
+    (provider,) = operator["spec"]["meshConfig"]["extensionProviders"]
+    asks = provider["envoyExtAuthzHttp"]
+    assert (asks["failOpen"], asks["headersToUpstreamOnAllow"]) == (False, SAID)
+    assert asks["service"] == "web-oidc-proxy.auth.svc.cluster.local"
+    (service,) = (each for each in of_kind("Service", manifests["istio"]) if name_of(each) == "web-oidc-proxy")
+    assert asks["port"] == service["spec"]["ports"][0]["port"]
+    actions = {each["spec"]["action"]: each["spec"] for each in of_kind("AuthorizationPolicy", manifests["istio"])}
+    assert actions["CUSTOM"]["provider"]["name"] == provider["name"]
+
+
+def test_headers_of_the_configuration_are_those_that_the_application_gets(helm: str) -> None:
+    done = rendered(
+        helm, "--values", str(VALUES["traefik"]), "--set-json", 'config.identity.headers={"X-User": "user"}'
+    )
+    middlewares = {name_of(each): each["spec"] for each in of_kind("Middleware", objects(done.stdout))}
+    told = middlewares["web-oidc-proxy"]["forwardAuth"]["authResponseHeaders"]
+    assert "X-User" in told
+    assert "X-Forwarded-User" not in told
+    assert "X-Forwarded-User" in middlewares["web-oidc-proxy-strip"]["headers"]["customRequestHeaders"]
+
+
+@pytest.mark.parametrize("name", sorted(FRONTS))
+def test_our_pages_are_where_the_configuration_says(name: str, helm: str) -> None:
+    done = rendered(helm, "--values", str(VALUES[name]), "--set", "config.endpoints.prefix=/sso")
+    assert "/sso/" in done.stdout
+    assert "/oauth2" not in done.stdout
+
+
+def test_a_change_of_configuration_or_secret_makes_new_pods(helm: str) -> None:
+    def notes(*options: str) -> Object:
+        done = rendered(helm, "--values", str(VALUES["full"]), *options)
+        return dict(the_deployment(objects(done.stdout))["spec"]["template"]["metadata"]["annotations"])
+
+    before = notes()
+    assert notes() == before
+    assert notes("--set", "config.log.level=debug")["checksum/config"] != before["checksum/config"]
+    assert notes("--set", "secrets.clientSecret=another")["checksum/secrets"] != before["checksum/secrets"]
+
+
+def test_replicas_are_protected_where_there_are_several(manifests: dict[str, list[Object]]) -> None:
+    assert of_kind("PodDisruptionBudget", manifests["minimal"]) == []
+    (budget,) = of_kind("PodDisruptionBudget", manifests["full"])
+    labels = the_deployment(manifests["full"])["spec"]["template"]["metadata"]["labels"]
+    assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    (scaler,) = of_kind("HorizontalPodAutoscaler", manifests["full"])
+    assert scaler["spec"]["scaleTargetRef"]["name"] == name_of(the_deployment(manifests["full"]))
+    assert "replicas" not in the_deployment(manifests["full"])["spec"], "it would undo what the scaler does"
+
+
+def test_a_network_policy_never_means_everything(helm: str) -> None:
+    options = ("networkPolicy.enabled=true", "networkPolicy.redisPorts=[]", "networkPolicy.upstreamPorts=[]")
+    done = rendered(helm, "--values", str(VALUES["nginx"]), *(f"--set-json={option}" for option in options))
+    (policy,) = of_kind("NetworkPolicy", objects(done.stdout))
+    for rule in [*policy["spec"]["ingress"], *policy["spec"]["egress"]]:
+        assert rule["ports"]
+    assert all(rule["from"] for rule in policy["spec"]["ingress"])
+
+
+def test_alerts_are_those_of_the_file_but_for_those_left_out(manifests: dict[str, list[Object]]) -> None:
+    (group,) = yaml.safe_load((CHART / "alerts.yaml").read_text())["groups"]
+    (rule,) = of_kind("PrometheusRule", manifests["full"])
+    kept = [alert for alert in group["rules"] if alert["alert"] != "OidcProxyProviderDown"]
+    assert rule["spec"]["groups"] == [{"name": group["name"], "rules": kept}]
+    dashboards = [each for each in of_kind("ConfigMap", manifests["full"]) if name_of(each).endswith("-dashboard")]
+    assert [json.loads(each["data"]["oidc-proxy.json"])["uid"] for each in dashboards] == ["oidc-proxy"]
+
+
+def test_helm_test_asks_whether_it_is_ready(manifests: dict[str, list[Object]]) -> None:
+    (pod,) = of_kind("Pod", manifests["full"])
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    assert pod["spec"]["containers"][0]["args"][:3] == ["healthcheck", "--address", "web-oidc-proxy-metrics:9180"]
+    (service,) = (each for each in of_kind("Service", manifests["full"]) if name_of(each) == "web-oidc-proxy-metrics")
+    assert (
+        service["spec"]["selector"].items()
+        <= the_deployment(manifests["full"])["spec"]["template"]["metadata"]["labels"].items()
+    )
+    assert not service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+
+
+# ── what is refused ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+WRONG = {
+    "replicas=2": "additional properties 'replicas' not allowed",
+    "mode=sidecar": "value must be one of 'reverseProxy', 'forwardAuth'",
+    "service.port=http": "at '/service/port': got string, want integer",
+    "image.digest=latest": "at '/image/digest'",
+    "forwardAuth.trustedProxies={everybody}": "at '/forwardAuth/trustedProxies/0'",
+    "sessionStorage.redis.standalone.connectionUrl=redis:6379": "at '/sessionStorage/redis/standalone/connectionUrl'",
+    "networkPolicy.idpPorts={}": "at '/networkPolicy/idpPorts/0'",
+    "replicaCount=2": "write replicaCount: 1 without autoscaling",
+    "autoscaling.enabled=true": "write replicaCount: 1 without autoscaling",
+    "sessionStorage.type=redis": "sessionStorage.redis.standalone.connectionUrl is missing",
+    "config.upstream=null": "config.upstream is missing",
+    "config.public_url=null": "config.public_url is missing",
+    "config.provider.issuer=null": "config.provider.issuer is missing",
+    "config.provider.client_secret=abc": "config.provider.client_secret would be in a ConfigMap",
+    "config.store.type=redis,config.store.sentinel.password=abc": "config.store.sentinel.password would be in",
+    "config.public_url=${URL},ingress.enabled=true": "hosts is missing",
+    "config.listen.address=0.0.0.0:80": "expect 0.0.0.0:4180",
+    "config.http.timeouts.drain_max=90s,terminationGracePeriodSeconds=60": "leave it out, or write 101",
+    "frontProxy=nginx": "write mode: forwardAuth",
+    "mode=forwardAuth": "forwardAuth.trustedProxies is missing",
+    "mode=forwardAuth,forwardAuth.trustedProxies={10.0.0.0/8}": "does not say how the proxy asks",
+    "mode=forwardAuth,frontProxy=gatewayApi,forwardAuth.trustedProxies={10.0.0.0/8}": "needs the name of the Gateway",
+    "gatewayApi.enabled=true": "gatewayApi.gatewayRef.name is missing",
+    "secrets.clientSecret=abc": "existingSecret and secrets are both given",
+    "devValkey.enabled=true,sessionStorage.redis.existingSecret=redis": "devValkey has no password",
+}
+
+
+@pytest.mark.parametrize("values", WRONG)
+def test_wrong_values_are_refused_with_what_to_write(values: str, helm: str) -> None:
+    done = rendered(helm, "--values", str(VALUES["minimal"]), "--set", values)
+    assert done.returncode != 0
+    assert WRONG[values] in done.stderr
+
+
+# ── the values' own pages ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def described(schema: Object, defaults: Any, path: str = "") -> list[tuple[str, str, str]]:
+    """Name, default and description of every value, as the readme has them."""
+    found = []
+    for name, part in schema["properties"].items():
+        if name == "global":
+            continue
+        if "properties" in part:
+            found += described(part, defaults[name], f"{path}{name}.")
+        else:
+            found.append((f"`{path}{name}`", f"`{json.dumps(defaults[name])}`", part["description"]))
+    return found
+
+
+def test_the_readme_lists_every_value_with_its_default() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text())
+    table = "\n".join("| " + " | ".join(row) + " |" for row in described(schema, defaults))
+    readme = (CHART / "README.md").read_text()
+    assert table in readme, f"the table is:\n{table}"
+    assert schema["additionalProperties"] is False
+
+
+SNIPPETS = [
+    pytest.param(block, id=f"{page.relative_to(DEPLOY.parent)} {number}")
+    for page in (CHART / "README.md", DEPLOY.parent / "docs" / "kubernetes.md")
+    for number, block in enumerate(blocks(page, "yaml values"), start=1)
+]
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_values_in_the_documentation_are_taken(
+    snippet: str, helm: str, applications: Applications, tmp_path: Path
+) -> None:
+    file = tmp_path / "values.yaml"
+    file.write_text(snippet)
+    done = rendered(helm, "--values", str(file))
+    assert done.returncode == 0, done.stderr
+    found = objects(done.stdout)
+    assert refused(found, applications) == []
+    configuration(found, tmp_path)
+
+
+def test_the_chart_is_of_this_version() -> None:
+    from oidc_proxy import __version__
+
+    assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == __version__
+
+
+# ── kustomize ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def built(kustomize: str, folder: Path) -> list[Object]:
+    done = subprocess.run([kustomize, "build", str(folder)], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return objects(done.stdout)
+
+
+@pytest.mark.parametrize("folder", OVERLAYS, ids=lambda folder: folder.name)
+def test_kustomizations_are_taken_by_kubernetes(folder: Path, kustomize: str, applications: Applications) -> None:
+    assert refused(built(kustomize, folder), applications) == []
+
+
+@pytest.mark.parametrize("folder", OVERLAYS, ids=lambda folder: folder.name)
+def test_the_program_reads_what_a_kustomization_has(folder: Path, kustomize: str, tmp_path: Path) -> None:
+    found = built(kustomize, folder)
+    config = configuration(found, tmp_path)
+    assert config.http.timeouts.drain_max + 5 + 5 < the_pod(found)["terminationGracePeriodSeconds"]
+    assert bool(config.forward_auth.dialects) == (folder.name == "forward-auth")
