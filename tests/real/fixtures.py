@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import pytest
 
@@ -46,7 +46,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "xdist_group(name): with several processes, one of them has the whole group")
     config.addinivalue_line("markers", "slow: waits for real outages and time-outs, or moves much; run with --slow")
     config.stash[LEFT_OUT] = 0
     config.stash[USED] = {}
@@ -57,26 +56,14 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"real parts: {config.option.real}"
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """With several processes, one of them has all tests that need Keycloak: it is too large to be started twice."""
-    if _needs_keycloak(item):
-        item.add_marker(pytest.mark.xdist_group("keycloak"))
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out slow tests unless they are wanted. Start Keycloak while others run, and run those that need it last.
-
-    With several processes, they come first, so that the others are busy meanwhile.
-    """
+    """Leave out slow tests unless they are wanted. Start Keycloak while others run, and run those that need it last."""
     if not config.option.slow:
         slow = [item for item in items if item.get_closest_marker("slow")]
         config.stash[LEFT_OUT] = len(slow)
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
-    if hasattr(config, "workerinput"):
-        items.sort(key=_needs_keycloak, reverse=True)
-        return
     items.sort(key=_needs_keycloak)
     if items and _needs_keycloak(items[-1]) and config.option.real != "off" and not config.option.collectonly:
         starting: Future[Keycloak] = Future()
@@ -88,22 +75,6 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     starting = config.stash.get(STARTING, None)
     if starting is not None and starting.done() and starting.exception() is None:
         starting.result().close()
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """What one of several processes has to say, the one that started them says."""
-    config = session.config
-    if hasattr(config, "workerinput"):
-        config.workeroutput["real"] = (config.stash[LEFT_OUT], config.stash[USED], config.stash[MISSING])
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    left_out, used, missing = getattr(node, "workeroutput", {}).get("real", (0, {}, {}))
-    stash = node.config.stash
-    stash[LEFT_OUT] = max(stash[LEFT_OUT], left_out)
-    stash[USED] |= used
-    stash[MISSING] |= missing
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -120,9 +91,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def keycloak(pytestconfig: pytest.Config) -> Keycloak:
     """One server for the whole run. Every test makes a realm of its own, and may stop or pause the server."""
     _unless_off(pytestconfig)
-    if STARTING not in pytestconfig.stash:
-        pytestconfig.stash[STARTING] = Future()
-        _start_keycloak(pytestconfig.stash[STARTING])
     try:
         server = pytestconfig.stash[STARTING].result()
     except Unavailable as reason:

@@ -1,35 +1,25 @@
-"""How other proxies ask whether a request may pass, and what each of them can bear as an answer.
-
-A dialect reads the question into the head of the original request, which then meets the same routes as if it had come
-to us, and makes an answer that its proxy passes on, or at least does not turn into another one. Each reads one family
-of headers and no other: what one proxy overwrites, another lets through as the client sent it.
-"""
+"""How each kind of proxy asks, and how it is answered."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Literal, Protocol, TypeAlias
 from urllib.parse import quote, unquote_plus
 
 from msgspec.structs import replace
-from multidict import CIMultiDict, CIMultiDictProxy
 from pydantic import Field
 
-from . import pages
-from .errors import ProxyError, RequestFault
-from .identity import Identity, IdentitySettings, announce
-from .messages import (
-    NEVER_FROM_CLIENTS,
-    NEVER_PREFIXES,
+from oidc_proxy import pages
+from oidc_proxy.errors import ProxyError, RequestFault
+from oidc_proxy.identity import Identity, IdentitySettings, announce
+from oidc_proxy.messages import (
     HeaderPlan,
     Network,
     Origins,
-    OwnCookies,
-    RawHeaders,
     Reply,
     RequestHead,
     canonical_name,
@@ -37,9 +27,9 @@ from .messages import (
     query_parameters,
     split_target,
 )
-from .policy import Condition
-from .tokens import VerifiedClaims
-from .values import Settings
+from oidc_proxy.policy import Condition
+from oidc_proxy.tokens import VerifiedClaims
+from oidc_proxy.values import Settings
 
 _PLACE = r"^(unix:/[^\x00-\x1f]+|(\[[0-9A-Fa-f:.]+\]|[^:\s]+):\d{1,5})$"
 
@@ -172,7 +162,7 @@ class _Whole:
     yes: int = 200
 
     def demands(self, asked: RequestHead, head: RequestHead) -> Demands:
-        return _demands(asked.query, _OWN)
+        return _demands(asked.query, OWN)
 
     def more(self, plan: HeaderPlan | None) -> bytes:
         return _NO_STORE
@@ -231,9 +221,9 @@ class Forward(_Whole):
     def demands(self, asked: RequestHead, head: RequestHead) -> Demands:
         # Caddy asks with the visitor's query unless its `uri` has a "?". One that could be a demand is taken for one:
         # else the visitor could take the configured demand away by sending the same.
-        if asked.query == head.query and _OWN.isdisjoint(_names(asked.query)):
+        if asked.query == head.query and OWN.isdisjoint(_names(asked.query)):
             return ()
-        return _demands(asked.query, _OWN)
+        return _demands(asked.query, OWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,8 +359,8 @@ _KINDS: Mapping[str, Literal["groups", "roles", "emails", "email domains"]] = {
 }
 
 
-_OWN = frozenset({"groups", "roles"})
-_OAUTH2_PROXY = frozenset(_KINDS) - _OWN
+OWN = frozenset({"groups", "roles"})
+_OAUTH2_PROXY = frozenset(_KINDS) - OWN
 
 
 def _names(query: str | None) -> set[str]:
@@ -381,12 +371,12 @@ def _names(query: str | None) -> set[str]:
 def _demands(query: str | None, names: frozenset[str]) -> Demands:
     """``groups=a,b&roles=c`` → one of these groups, and this role. What is not understood is a fault, not ignored."""
     return tuple(
-        _demand(name, names, (word for value in values for word in value.split(",")), "the address where it asks")
+        demand(name, names, (word for value in values for word in value.split(",")), "the address where it asks")
         for name, values in query_parameters(query).items()
     )
 
 
-def _demand(name: str, names: frozenset[str], words: Iterable[str], where: str) -> Condition:
+def demand(name: str, names: frozenset[str], words: Iterable[str], where: str) -> Condition:
     if name not in names:
         raise RequestFault("bad_request", f"the proxy demands {name!a} in {where}, which is unknown")
     any_of = tuple(filter(None, words))
@@ -423,98 +413,3 @@ def _yes_or_no(error: ProxyError, reply: Reply) -> Reply:
     if error.status in {401, 403} or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR or error.code == "bad_request":
         return reply
     return Reply(403, reply.headers, reply.body)
-
-
-# ── over gRPC ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-_FIELD_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_NOT_IN_VALUES = re.compile(rb"[\r\n\0]")
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What Envoy asks, in its own words: nothing is checked yet."""
-
-    method: str = ""
-    host: str = ""
-    target: str = ""
-    headers: RawHeaders = ()
-    extensions: Mapping[str, str] = field(default_factory=dict)
-
-    def lines(self) -> RawHeaders:
-        """The header lines, Host among them. RequestFault("bad_request") for what is no header."""
-        lines = [(b"host", self.host.encode()), *(line for line in self.headers if not line[0].startswith(b":"))]
-        for name, value in lines:
-            if not _FIELD_NAME.fullmatch(name) or _NOT_IN_VALUES.search(value):
-                raise RequestFault("bad_request", "the proxy says something of a header that is none")
-        return tuple(lines)
-
-    def demands(self) -> Demands:
-        """What the proxy's route demands, in its context extensions."""
-        where = "context_extensions"
-        return tuple(_demand(name, _OWN, words.split(","), where) for name, words in self.extensions.items())
-
-
-def named(lines: RawHeaders) -> CIMultiDictProxy[str]:
-    """Header lines by name, their bytes read as the listener reads them."""
-    pairs = ((name.decode("ascii"), value.decode("utf-8", "surrogateescape")) for name, value in lines)
-    return CIMultiDictProxy(CIMultiDict(pairs))
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What Envoy is told. 200 lets pass: ``headers`` are set in the request, then ``removed`` are taken out of it.
-
-    Any other status is an answer for the visitor, with these headers and this body.
-    """
-
-    status: int
-    headers: tuple[tuple[str, str], ...] = ()
-    removed: tuple[str, ...] = ()
-    body: bytes = b""
-
-
-def allowed(block: bytes, head: RequestHead, own: OwnCookies | None) -> Answer:
-    """Let pass, as whom ``block`` announces. ``own`` are the cookies that stay behind, unless it comes to us."""
-    said = [(name.lower(), value) for name, _, value in (line.partition(": ") for line in _texts(block))]
-    names = {_folded(name) for name, _ in said}
-    exact = {name for name, _ in said}
-    removed = [name for name, value in said if not value]
-    came = dict.fromkeys(name.decode("ascii").lower() for name, _ in head.raw_headers)
-    removed += [name for name in came if name not in exact and (_folded(name) in names or _is_a_claim(name))]
-    headers = [(name, value) for name, value in said if value]
-    before = b"; ".join(value for name, value in head.raw_headers if name.lower() == b"cookie")
-    after = own.strip(before) if own is not None else before
-    if after != before:
-        text = after.decode("utf-8", "ignore")  # a message has nothing but text: what is none goes, with ours
-        if text and text.encode() == after:
-            headers.append(("cookie", text))
-        else:
-            removed.append("cookie")
-    return Answer(200, tuple(headers), tuple(removed))
-
-
-def denied(reply: Reply, request_id: str) -> Answer:
-    """The answer that the visitor gets instead."""
-    return Answer(reply.status, (*reply.headers, ("X-Request-Id", request_id)), body=reply.body)
-
-
-def _texts(block: bytes) -> list[str]:
-    return block.decode().split("\r\n")[:-1]
-
-
-_WRITTEN_BY_ENVOY = frozenset({
-    "x-forwarded-for", "x-forwarded-proto", "x-forwarded-client-cert", "x-request-id", "x-envoy-external-address",
-})  # fmt: skip
-"""What Envoy itself makes of what the client says, before it asks."""
-
-_folded = lru_cache(512)(canonical_name)
-"""Names may be as long as Envoy lets headers be, so not too many are remembered."""
-
-
-def _is_a_claim(name: str) -> bool:
-    """Whether clients use a header to say who they are, or what they ask for, to whoever believes them."""
-    if name in _WRITTEN_BY_ENVOY:
-        return False
-    folded = _folded(name)
-    return folded in NEVER_FROM_CLIENTS or folded.startswith(NEVER_PREFIXES)
