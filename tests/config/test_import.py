@@ -22,6 +22,7 @@ def test_behind_nginx_with_keycloak_and_sentinels(tmp_path: Path) -> None:
     assert [str(origin) for origin in config.public_url] == ["https://app.example.com"]
     assert config.forward_auth.model_dump(mode="json") == {
         "dialects": ["oauth2_proxy"], "trusted_proxies": ["127.0.0.1/32"], "legacy_202": True, "forwarded_uri": True,
+        "grpc": None,
     }  # fmt: skip
     assert [(route.path, route.auth) for route in config.routes] == [
         ("/public/", "none"), ("/health", "none"), ("/", "required"),
