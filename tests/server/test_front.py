@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import socket
+import ssl
 import stat
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -17,8 +19,9 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from oidc_proxy.errors import ProxyError
-from oidc_proxy.server.front import HttpSettings, Listener, ListenSettings, open_sockets
+from oidc_proxy.server.front import HttpSettings, Listener, ListenSettings, ListenTlsSettings, ServerTls, open_sockets
 from oidc_proxy.server.front.sockets import forget_socket
+from tests.stories.tls import certificate
 from tests.wire import connected
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -178,12 +181,12 @@ class Silent:
 
 
 @asynccontextmanager
-async def listening(delay: float = 0) -> AsyncIterator[tuple[Listener, str]]:
+async def listening(delay: float = 0, tls: ServerTls | None = None) -> AsyncIterator[tuple[Listener, str]]:
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         await asyncio.sleep(delay)
         return web.Response(text="ok", headers={} if request.keep_alive else {"Connection": "close"})
 
-    listener = Listener(handle, HttpSettings(), Silent())
+    listener = Listener(handle, HttpSettings(), Silent(), tls=tls)
     await listener.open(open_sockets("127.0.0.1:0")[0])
     try:
         yield listener, f"http://127.0.0.1:{listener.port}"
@@ -254,3 +257,48 @@ async def test_f232_at_the_end_of_its_patience_everything_is_closed() -> None:
         assert 0.3 <= time.monotonic() - began < 1.5
         for line in (busy, idle):
             assert await line.ended() == b""
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> ServerTls:
+    pem, key = certificate()
+    (tmp_path / "tls.crt").write_text(pem)
+    (tmp_path / "tls.key").write_text(key)
+    return ServerTls(ListenTlsSettings(cert_file=tmp_path / "tls.crt", key_file=tmp_path / "tls.key"))
+
+
+async def shaking_hands(listener: Listener) -> socket.socket:
+    """A connection that is accepted, and has not said hello yet."""
+    client = socket.socket()
+    client.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", listener.port))
+    while not listener._arriving:
+        await asyncio.sleep(0.01)
+    return client
+
+
+async def test_f232_who_shakes_hands_as_it_ends_is_served(tls: ServerTls) -> None:
+    async with listening(tls=tls) as (listener, _):
+        client = await shaking_hands(listener)
+        closing = asyncio.create_task(listener.close(5))
+        await asyncio.sleep(0.2)
+        trusting = ssl.create_default_context(cadata=certificate()[0])
+        reader, writer = await asyncio.open_connection(sock=client, ssl=trusting, server_hostname="app.test")
+        writer.write(REQUEST)
+        said = await asyncio.wait_for(reader.read(), 5)
+        assert said.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"Connection: close" in said
+        writer.close()
+        await closing
+
+
+async def test_f232_the_end_does_not_wait_long_for_hands_that_are_never_given(tls: ServerTls) -> None:
+    async with listening(tls=tls) as (listener, _):
+        (await shaking_hands(listener)).close()  # gone again
+        while listener._arriving:
+            await asyncio.sleep(0.01)
+            gc.collect()
+        with await shaking_hands(listener):  # there, and silent
+            began = time.monotonic()
+            await listener.close(10)
+            assert 2.5 < time.monotonic() - began < 4

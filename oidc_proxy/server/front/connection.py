@@ -129,6 +129,7 @@ class FrontProtocol(web.RequestHandler):
     """
 
     __slots__ = (
+        "__weakref__",
         "_after_chunks",
         "_body",
         "_body_size",

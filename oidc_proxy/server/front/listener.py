@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -20,6 +22,10 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 LOOK = 0.02
 """Seconds between looks at the connections that are still there during a drain."""
+
+
+HANDSHAKE = 3.0
+"""Seconds for which a drain waits for TLS handshakes that have begun."""
 
 
 class Listener:
@@ -40,6 +46,8 @@ class Listener:
         self._sockets: Sequence[socket.socket] = ()
         self._servers: list[asyncio.Server] = []
         self._greetings: set[asyncio.Task[Any]] = set()
+        self._arriving: weakref.WeakSet[FrontProtocol] = weakref.WeakSet()
+        """Connections whose TLS handshake goes on. When one fails, nobody tells us: it is forgotten with the object."""
         self._connections: set[Reviewed] = set()
         self._watch: asyncio.TimerHandle | None = None
         self.server: web.Server
@@ -82,7 +90,10 @@ class Listener:
             "max_field_size": int(limits.header_bytes) + (limits.header_bytes == limits.url_bytes),
             "max_headers": limits.headers,
         }
-        return FrontProtocol(self, asyncio.get_running_loop(), **options)
+        connection = FrontProtocol(self, asyncio.get_running_loop(), **options)
+        if self._tls is not None:
+            self._arriving.add(connection)
+        return connection
 
     @property
     def port(self) -> int:
@@ -130,8 +141,9 @@ class Listener:
         """
         loop = asyncio.get_running_loop()
         self.stop_accepting()
+        gc.collect()  # what has failed is forgotten
         end = loop.time() + grace
-        while (self._connections or self._greetings) and (now := loop.time()) < end:
+        while (self._connections or self._greetings or self._shaking_hands(end - grace)) and (now := loop.time()) < end:
             for connection in self._speaking_http():
                 connection.close_if_quiet(now)
             await asyncio.sleep(LOOK)
@@ -143,6 +155,10 @@ class Listener:
         if self._watch is not None:
             self._watch.cancel()
 
+    def _shaking_hands(self, since: float) -> bool:
+        """Whether connections may come of handshakes that were under way at that time."""
+        return bool(self._arriving) and asyncio.get_running_loop().time() - since < HANDSHAKE
+
     def _speaking_http(self) -> list[FrontProtocol]:
         return [connection for connection in self._connections if isinstance(connection, FrontProtocol)]
 
@@ -150,6 +166,7 @@ class Listener:
 
     def admit(self, connection: FrontProtocol) -> bool:
         """Whether there is room for one more."""
+        self._arriving.discard(connection)
         if len(self._connections) >= self.settings.limits.connections:
             self.witness.turned_away()
             return False
