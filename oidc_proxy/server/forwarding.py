@@ -21,7 +21,7 @@ from .sessions import Sessions
 from .streams import Stream
 from .telemetry import Telemetry
 from .upgrade import SWITCHES, Upgrades
-from .upstream import Backend, Body, NotConnected, UpstreamResponse, Waits
+from .upstream import Backend, Body, NotConnected, UpstreamRequest, UpstreamResponse, Waits
 
 
 @dataclass(slots=True)
@@ -79,12 +79,12 @@ class Forwarding:
             await ask_for_body(exchange, head)
         exchange.upstream = way.name
         headers, ready = self._outbound(head, way, signed_in)
-        body = _body(exchange.request)
+        request = UpstreamRequest(
+            head.method.encode(), target.encode(), headers, _body(exchange.request), ready, accept, way.waits
+        )
         began = time.perf_counter()
         try:
-            response = await way.upstream.send(
-                head.method.encode(), target.encode(), headers, body, ready=ready, accept=accept, waits=way.waits
-            )
+            response = await way.upstream.send(request)
         except UpstreamFault as fault:
             self._count(exchange, began, fault.code)
             if isinstance(fault, NotConnected):
