@@ -200,7 +200,7 @@ class Connection(asyncio.Protocol):
         body = request.body
         if body is None or body[1] == 0:
             self._sent = True
-            self.deadline = self._loop.time() + self._waits.response
+            self.deadline = self._loop.time() + waits.response
         else:
             self._sent = False
             self.deadline = math.inf
