@@ -16,7 +16,7 @@ _SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True):
-    """``ready`` and then ``headers`` go out byte for byte and in order.
+    """One request, whose ``ready`` and then ``headers`` go out byte for byte and in order.
 
     Host is among them, framing and hop-by-hop fields are not: Content-Length or Transfer-Encoding come of ``body``.
     """
