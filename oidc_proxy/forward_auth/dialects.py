@@ -61,6 +61,14 @@ class ForwardAuthSettings(Settings):
         "whatever those in `listen.trusted_proxies` are.",
         examples=[["127.0.0.1/32"], ["10.0.0.0/8"]],
     )
+    address: str | None = Field(
+        None,
+        description="Address and port of a listener where the dialects are answered, and nothing else is; or a Unix "
+        "domain socket, `unix:` and its path, which takes `listen.socket_mode`. `listen.address` says 404 to them "
+        "then, so no browser can ask what a proxy asks. It has the certificate of `listen.tls`, if there is one.",
+        examples=["127.0.0.1:4182", "0.0.0.0:4182", "unix:/run/oidc-proxy/checks.sock"],
+        pattern=_PLACE,
+    )
     legacy_202: bool = Field(
         False, description="Whether oauth2_proxy says yes with 202, as oauth2-proxy does, instead of 200."
     )

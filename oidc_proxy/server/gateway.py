@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from http import HTTPStatus
+from typing import TypeAlias
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 from multidict import CIMultiDictProxy
@@ -49,7 +50,7 @@ from .telemetry import Access, Telemetry
 
 
 class Gateway:
-    """Answers every request of the public listener."""
+    """Answers every request of the public listener, and of that for other proxies."""
 
     def __init__(
         self,
@@ -97,7 +98,15 @@ class Gateway:
         }
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request. Nothing escapes: whatever goes wrong becomes an answer and a log line."""
+        """Answer one request of the public listener."""
+        return await self._handle(request, self._answer)
+
+    async def handle_check(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request of the listener that other proxies have to themselves."""
+        return await self._handle(request, self._answer_check)
+
+    async def _handle(self, request: web.BaseRequest, answer: _Answering) -> web.StreamResponse:
+        """Nothing escapes: whatever goes wrong becomes an answer and a log line."""
         if not isinstance(request, ClientRequest):
             raise TypeError("not from our listener")
         exchange = Exchange(
@@ -108,7 +117,7 @@ class Gateway:
         )
         self._telemetry.metrics.in_flight += 1
         try:
-            return await self._answer(exchange)
+            return await answer(exchange)
         except ProxyError as error:
             return await self._reply(exchange, self._failure(exchange, error))
         except (ConnectionError, asyncio.CancelledError):
@@ -169,10 +178,17 @@ class Gateway:
         if endpoint is not None:
             exchange.route = head.path
             return await self._reply(exchange, await self._own(exchange, head, endpoint))
-        dialect = self._checks.find(head.path)
+        dialect = self._checks.find_on_public(head.path)
         if dialect is not None:
             return await self._check(exchange, head, dialect)
         return await self._guard(exchange, head)
+
+    async def _answer_check(self, exchange: Exchange) -> web.StreamResponse:
+        dialect = self._checks.find(exchange.request.raw_path.partition("?")[0])
+        if dialect is None:  # whichever host was asked: nothing of ours is here
+            raise RequestFault("not_found", "only the dialects are answered on forward_auth.address")
+        head = exchange.head = self._read_head(exchange)
+        return await self._check(exchange, head, dialect)
 
     async def _break_down(self, exchange: Exchange, error: Exception) -> web.StreamResponse:
         reply = self._defect(exchange, error)
@@ -451,6 +467,8 @@ class Gateway:
                 )
             )
 
+
+_Answering: TypeAlias = Callable[[Exchange], Awaitable[web.StreamResponse]]
 
 _LONGEST_REMEMBERED = 100
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
