@@ -67,9 +67,9 @@ class Checks:
         if not self._believed(peer):
             raise RequestFault("proxy_untrusted", f"{peer or 'who asks'} is not in forward_auth.trusted_proxies")
 
-    def nobody(self, dialect: Dialect) -> bytes:
+    def nobody(self, dialect: Dialect, head: RequestHead) -> bytes:
         """The header lines that let a request pass, and say that it is nobody's."""
-        return self._nobody + dialect.more(None)
+        return self._nobody + dialect.more(head, None)
 
     def over_grpc(self, lines: bytes, head: RequestHead, *, ours: bool) -> Answer:
         """The same lines for Envoy. What is ``ours`` comes to us next, with its cookies."""
@@ -87,5 +87,5 @@ class Checks:
         if "Sec-WebSocket-Key" in head.headers:
             check_origin(head, route.settings.websocket, signed_in=signed_in is not None)
         if signed_in is None:
-            return self.nobody(dialect)
-        return signed_in.announced + dialect.more(signed_in.plan)
+            return self.nobody(dialect, head)
+        return signed_in.announced + dialect.more(head, signed_in.plan)

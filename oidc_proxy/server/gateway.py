@@ -299,7 +299,7 @@ class Gateway:
         """What a proxy is told that asks: the header lines that let a request pass, or another answer."""
         if head.path in self._endpoints:  # it comes to us next, and is judged then; to ask for sign-in here is a loop
             asked.route = head.path
-            return self._checks.nobody(dialect)
+            return self._checks.nobody(dialect, head)
         route, signed_in, verdict = await self._admit(asked, head, demands)
         match verdict:
             case Allow():
