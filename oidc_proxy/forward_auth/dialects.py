@@ -11,14 +11,13 @@ from typing import ClassVar, Literal, Protocol, TypeAlias
 from urllib.parse import quote, unquote_plus
 
 from msgspec.structs import replace
-from pydantic import Field
 
 from oidc_proxy import pages
 from oidc_proxy.errors import ProxyError, RequestFault
+from oidc_proxy.forward_auth.settings import ForwardAuthSettings
 from oidc_proxy.identity import Identity, IdentitySettings, announce
 from oidc_proxy.messages import (
     HeaderPlan,
-    Network,
     Origins,
     Reply,
     RequestHead,
@@ -29,72 +28,7 @@ from oidc_proxy.messages import (
 )
 from oidc_proxy.policy import Condition
 from oidc_proxy.tokens import VerifiedClaims
-from oidc_proxy.values import Duration, Settings
-
-_PLACE = r"^(unix:/[^\x00-\x1f]+|(\[[0-9A-Fa-f:.]+\]|[^:\s]+):\d{1,5})$"
-
-
-class GrpcSettings(Settings):
-    """Envoy's `ext_authz` over gRPC, on a port of its own. Needs `pip install oidc-proxy[grpc]`."""
-
-    address: str = Field(
-        description="Address and port where Envoy asks, in plain HTTP/2; or a Unix domain socket, `unix:` and its "
-        "path, which takes `listen.socket_mode` and a single worker.",
-        examples=["127.0.0.1:4181", "0.0.0.0:4181", "unix:/run/oidc-proxy/grpc.sock"],
-        pattern=_PLACE,
-    )
-
-
-class ForwardAuthSettings(Settings):
-    """Which other proxies may ask whether a request may pass."""
-
-    dialects: tuple[Literal["nginx", "forward", "envoy", "oauth2_proxy"], ...] = Field(
-        (),
-        description="How they ask. nginx: `auth_request` and ingress-nginx, at /oauth2/authz/nginx. forward: Traefik, "
-        "Caddy and HAProxy, at /oauth2/authz/forward. envoy: `ext_authz` over HTTP, at /oauth2/authz/envoy. "
-        "oauth2_proxy: whoever asked oauth2-proxy before, at /oauth2/auth.",
-        examples=[["nginx"]],
-    )
-    trusted_proxies: tuple[Network, ...] = Field(
-        (),
-        description="Networks of the proxies that may ask; nobody else gets an answer. They are believed "
-        "whatever those in `listen.trusted_proxies` are.",
-        examples=[["127.0.0.1/32"], ["10.0.0.0/8"]],
-    )
-    address: str | None = Field(
-        None,
-        description="Address and port of a listener where the dialects are answered, and nothing else is; or a Unix "
-        "domain socket, `unix:` and its path, which takes `listen.socket_mode`. `listen.address` says 404 to them "
-        "then, so no browser can ask what a proxy asks. It has the certificate of `listen.tls`, if there is one.",
-        examples=["127.0.0.1:4182", "0.0.0.0:4182", "unix:/run/oidc-proxy/checks.sock"],
-        pattern=_PLACE,
-    )
-    cache: Duration | None = Field(
-        None,
-        ge=1,
-        le=60,
-        description="How long a proxy may keep a yes about a GET or HEAD, and repeat it without asking: a sign-out, "
-        "too, is heard of only after that time. Everything else is never kept, and without this nothing is.",
-        examples=["3s"],
-    )
-    legacy_202: bool = Field(
-        False, description="Whether oauth2_proxy says yes with 202, as oauth2-proxy does, instead of 200."
-    )
-    forwarded_uri: bool = Field(
-        False,
-        description="Whether oauth2_proxy reads X-Forwarded-Uri where X-Original-URL is missing. Only for proxies that "
-        "set it in every check, as oauth2-proxy's example for nginx does: where they leave it alone, visitors choose "
-        "the rule. It tells no method, so no rule may depend on one.",
-    )
-    grpc: GrpcSettings | None = Field(
-        None, description="Envoy's `ext_authz` over gRPC, on a port of its own. Needs `pip install oidc-proxy[grpc]`."
-    )
-
-    @property
-    def enabled(self) -> bool:
-        """Whether any proxy may ask, in any way."""
-        return bool(self.dialects) or self.grpc is not None
-
+from oidc_proxy.values import Duration
 
 # ── the answer that lets a request pass ───────────────────────────────────────────────────────────────────────────────
 

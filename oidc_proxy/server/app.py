@@ -291,6 +291,8 @@ class App:
         files, provider = Files(self.telemetry), self.config.provider
         if self._tls is not None:
             files.watch("listen.tls", self._tls.files, self._tls.renew)
+        if self._grpc.tls is not None:
+            files.watch("forward_auth.grpc.tls", self._grpc.tls.files, self._grpc.tls.renew)
         for name, upstream in self._upstreams.items():
             tls = upstream.settings.tls
             files.watch(f"upstreams.{name}.tls", [tls.ca_file, tls.cert_file, tls.key_file], upstream.renew_tls)
