@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from oidc_proxy.config.problems import Problem
 from oidc_proxy.forward_auth import ForwardAuthSettings
 from oidc_proxy.messages import EndpointSettings
-from oidc_proxy.oidc import ProviderSettings
+from oidc_proxy.oidc import LoginSettings, ProviderSettings
 from oidc_proxy.policy import RouteSettings, RoutesInvalid, compile_routes, overlaps
 from oidc_proxy.server.admin import AdminSettings
 from oidc_proxy.server.front.settings import ListenSettings
@@ -249,6 +249,28 @@ def methods_told(routes: Sequence[RouteSettings], forward_auth: ForwardAuthSetti
                 )
 
 
+def one_auth_origin(public_url: Sequence[Origin], login: LoginSettings, session: SessionSettings) -> Iterator[Problem]:
+    """Where one origin signs in for all, each host has a cookie of its own, and browsers bring it along."""
+    auth, path = login.auth_origin, "login.auth_origin"
+    if auth is None:
+        return
+    if auth not in public_url:
+        yield Problem("E132", path, f"is {auth}, which is none of `public_url`", f"add {auth} to `public_url`")
+    for index, origin in enumerate(public_url):
+        if origin.scheme != auth.scheme:
+            words = f"is {origin.scheme}, but login.auth_origin is {auth.scheme}; a hand-over must not leave https"
+            yield Problem("E132", f"public_url.{index}", words, f"write {auth.scheme}://{origin.host}")
+        elif origin.host == auth.host and origin != auth:
+            words = f"has the host of {path}; ports do not separate cookies, so each would take the other's session"
+            yield Problem("E132", f"public_url.{index}", words, "give each a host of its own")
+    if session.cookie.domain is not None:
+        words = "takes the session to the other hosts already, so that nothing is handed over"
+        yield Problem("E132", "session.cookie.domain", words, f"remove it, or {path}")
+    if session.cookie.same_site == "Strict":
+        words = "is Strict, so browsers leave the cookie out where one host sends them to another, and sign in for ever"
+        yield Problem("E132", "session.cookie.same_site", words, "write Lax")
+
+
 def lifetimes(session: SessionSettings) -> Iterator[Problem]:
     """The parts of a session's life fit into each other."""
     for name in ("idle_timeout", "absolute_timeout"):
@@ -369,6 +391,7 @@ CHECKS = (
     trusts_everybody,
     askers_known,
     methods_told,
+    one_auth_origin,
     lifetimes,
     routes_usable,
     listeners_differ,

@@ -35,6 +35,7 @@ CODES = {
     "E129": "Other proxies may ask, and none of them is trusted; or they have a listener, and no way to ask.",
     "E130": "A listener is for https, but the site is not.",
     "E131": "A rule depends on what a proxy that asks does not tell.",
+    "E132": "`login.auth_origin` cannot sign in for the other origins of `public_url`.",
     "W201": "A secret is written in the file itself.",
     "W202": "A secret is still the placeholder of the example.",
     "W203": "Every client is trusted to say where it comes from.",

@@ -14,6 +14,7 @@ from ..config import Config
 from ..config.document import file_text
 from ..errors import SettingsFault
 from ..forward_auth import Announcement, EnvoyGrpc, dialects
+from ..handover import BoundTickets, Hosts
 from ..messages import HeaderFilter
 from ..sessions import LoginSealer, Registry, derive_key
 from ..values import Instant, Secret
@@ -32,6 +33,7 @@ from .front import HttpsRedirect, Listener, ServerTls
 from .gateway import Gateway
 from .gauges import provider_metrics, session_metrics
 from .grpc import GrpcDoor
+from .handover import Handover
 from .login import Cookies, Login
 from .logout import Logout
 from .provider import ProviderClient
@@ -65,8 +67,17 @@ class App:
         self.telemetry = Telemetry(config.log, clock, log)
         self._store = open_store(config.store, clock)
         self._provider = ProviderClient(config.provider, config.identity, clock)
-        cookies = Cookies(config.session.cookie, config.public_url, config.session.absolute_timeout)
         keys = login_keys(config) if keys is None else keys
+        auth_origin = config.login.auth_origin
+        hosts = self._hosts = Hosts(config.public_url, auth_origin, config.endpoints.prefix)
+        cookies = Cookies(
+            config.session.cookie,
+            config.public_url,
+            config.session.absolute_timeout,
+            hosts,
+            BoundTickets(keys) if auth_origin else None,
+        )
+        sealer = LoginSealer(keys, config.provider.issuer)
         store = MeasuredStore(self._store, self.telemetry.metrics.store_operation)
         announcement = Announcement(config.identity)
         cache: Cache[SignedIn] = Cache(
@@ -90,12 +101,25 @@ class App:
             self._sessions,
             store,
             self._provider,
-            LoginSealer(keys, config.provider.issuer),
+            sealer,
             cookies,
+            hosts,
             self.telemetry,
             login=config.login,
             endpoints=config.endpoints,
             page=config.ui,
+            clock=clock,
+            random=secrets.token_bytes,
+        )
+        handover = Handover(
+            login,
+            self._sessions,
+            store,
+            sealer,
+            cookies,
+            hosts,
+            self.telemetry,
+            settings=config.login,
             clock=clock,
             random=secrets.token_bytes,
         )
@@ -104,6 +128,7 @@ class App:
             store,
             self._provider,
             cookies,
+            hosts,
             self.telemetry,
             settings=config.logout,
             endpoints=config.endpoints,
@@ -135,6 +160,7 @@ class App:
             routes=routes,
             sessions=self._sessions,
             login=login,
+            handover=handover,
             logout=self._logout,
             account=account,
             cookies=cookies,
@@ -235,7 +261,10 @@ class App:
             workers=config.listen.workers,
             public_url=[str(origin) for origin in config.public_url],
             issuer=config.provider.issuer,
-            redirect_uri=[f"{origin}{config.endpoints.prefix}/callback" for origin in config.public_url],
+            redirect_uri=[
+                f"{origin}{config.endpoints.prefix}/callback"
+                for origin in dict.fromkeys(map(self._hosts.home, config.public_url))
+            ],
             store=config.store.type,
         )
 

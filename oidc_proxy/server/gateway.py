@@ -42,6 +42,7 @@ from .endpoints import Endpoint, Fields, formless, read_form
 from .exchange import Asked, Exchange, ask_for_body
 from .forwarding import Forwarding
 from .front import CLOSES, GOES_ON, ClientRequest, ListenSettings
+from .handover import Handover
 from .login import Cookies, Login
 from .logout import Logout
 from .metrics import METHODS
@@ -58,6 +59,7 @@ class Gateway:
         routes: Routes,
         sessions: Sessions,
         login: Login,
+        handover: Handover,
         logout: Logout,
         account: Account,
         cookies: Cookies,
@@ -78,13 +80,15 @@ class Gateway:
         self._trusts = lru_cache(1024)(lambda peer: is_trusted(peer, trusted))
         self._address = lru_cache(1024)(lambda peer, line: client_address(peer, (line,), trusted))
         self._page, self._telemetry, self._clock = page, telemetry, clock
-        self._start_url, self._callback_path = f"{endpoints.prefix}/start", f"{endpoints.prefix}/callback"
+        self._start_url = f"{endpoints.prefix}/start"
+        self._with_code = {f"{endpoints.prefix}/callback", f"{endpoints.prefix}/handover"}
         self._sign_out_url = f"{endpoints.prefix}/sign_out"
         self._endpoints = {
             f"{endpoints.prefix}/{name}": Endpoint(frozenset(methods.split()), answer, any_host="any host" in options)
             for name, methods, answer, *options in (
-                ("start", "GET HEAD", formless(login.start)),
+                ("start", "GET HEAD", formless(handover.start)),
                 ("callback", "GET", formless(login.callback)),
+                ("handover", "GET", formless(handover.receive)),
                 ("sign_in", "GET HEAD", formless(lambda head: login.sign_in_page(head, checks.asked_for(head)))),
                 ("unavailable", "GET HEAD", formless(login.unavailable)),
                 ("sign_out", "GET HEAD POST", logout.sign_out),
@@ -352,7 +356,7 @@ class Gateway:
                 if isinstance(route.access, Anybody):
                     return None
                 raise
-        if signed_in is not None and not self._cookies.shared and signed_in.origin != str(head.origin):
+        if signed_in is not None and not self._cookies.good(signed_in.origin, head.origin):
             return None
         return signed_in
 
@@ -398,8 +402,8 @@ class Gateway:
             settings=self._page,
             # Who may not open this is signed in: another account takes a sign-out, the provider's own included.
             start_url=self._sign_out_url if error.code == "access_denied" else self._start_url,
-            # The callback's address has a code in it: no page repeats that.
-            retry_url=head.target if head.method == "GET" and head.path != self._callback_path else None,
+            # An address with a code in it is repeated by no page.
+            retry_url=head.target if head.method == "GET" and head.path not in self._with_code else None,
             account=account or None,
         )
 

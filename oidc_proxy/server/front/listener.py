@@ -141,7 +141,8 @@ class Listener:
         """
         loop = asyncio.get_running_loop()
         self.stop_accepting()
-        gc.collect()  # what has failed is forgotten
+        if self._arriving:
+            gc.collect()  # handshakes that have failed are forgotten
         end = loop.time() + grace
         while (self._connections or self._greetings or self._shaking_hands(end - grace)) and (now := loop.time()) < end:
             for connection in self._speaking_http():
