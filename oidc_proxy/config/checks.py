@@ -227,6 +227,13 @@ def askers_known(forward_auth: ForwardAuthSettings) -> Iterator[Problem]:
             "add “trusted_proxies: [127.0.0.1/32]” with the addresses that the proxy in front connects from, such as "
             "172.16.0.0/12 for Docker's networks or the range of the pods in Kubernetes",
         )
+    if forward_auth.address is not None and not forward_auth.dialects:
+        yield Problem(
+            "E129",
+            "forward_auth.address",
+            "is where nobody could ask: there are no `dialects`, and gRPC has an address of its own",
+            "add “dialects: [nginx]” or the like, or remove the key",
+        )
 
 
 def methods_told(routes: Sequence[RouteSettings], forward_auth: ForwardAuthSettings) -> Iterator[Problem]:
@@ -307,26 +314,35 @@ def routes_usable(
         yield Problem("W209", f"routes.{index}", sentence, "give it the same conditions, or an upstream of its own")
 
 
-def grpc_listens(listen: ListenSettings, admin: AdminSettings, forward_auth: ForwardAuthSettings) -> Iterator[Problem]:
-    """gRPC has an address of its own, which all workers can listen on."""
-    if forward_auth.grpc is None:
-        return
-    address, path = forward_auth.grpc.address, "forward_auth.grpc.address"
-    if address in {listen.address, listen.redirect_https, admin.address}:
-        yield Problem("E128", path, "is the address of another listener as well", "write another port")
-    if address.startswith("unix:") and listen.workers > 1:
+def grpc_listens(listen: ListenSettings, forward_auth: ForwardAuthSettings) -> Iterator[Problem]:
+    """All workers can listen where Envoy asks."""
+    if forward_auth.grpc is not None and forward_auth.grpc.address.startswith("unix:") and listen.workers > 1:
         yield Problem(
-            "E128", path, "is a Unix domain socket, which several workers cannot share", "write a port, or workers: 1"
+            "E128",
+            "forward_auth.grpc.address",
+            "is a Unix domain socket, which several workers cannot share",
+            "write a port, or workers: 1",
         )
 
 
-def listeners_differ(listen: ListenSettings, admin: AdminSettings) -> Iterator[Problem]:
+def listeners_differ(
+    listen: ListenSettings, admin: AdminSettings, forward_auth: ForwardAuthSettings
+) -> Iterator[Problem]:
     """Each listener has an address of its own."""
-    if admin.address == listen.address:
-        yield Problem("E128", "admin.address", "is the address of `listen` as well", "write another port")
-    if listen.redirect_https is not None and listen.redirect_https in {admin.address, listen.address}:
-        name = "`admin`" if listen.redirect_https == admin.address else "`listen`"
-        yield Problem("E128", "listen.redirect_https", f"is the address of {name} as well", "write another port")
+    grpc = forward_auth.grpc
+    taken: dict[str, str] = {}
+    for name, path, address in (
+        ("listen", "listen.address", listen.address),
+        ("admin", "admin.address", admin.address),
+        ("listen.redirect_https", "listen.redirect_https", listen.redirect_https),
+        ("forward_auth", "forward_auth.address", forward_auth.address),
+        ("forward_auth.grpc", "forward_auth.grpc.address", grpc.address if grpc is not None else None),
+    ):
+        if address is None:
+            continue
+        if address in taken:
+            yield Problem("E128", path, f"is the address of `{taken[address]}` as well", "write another port")
+        taken.setdefault(address, name)
 
 
 def https_there(public_url: Sequence[Origin], listen: ListenSettings) -> Iterator[Problem]:

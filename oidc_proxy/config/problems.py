@@ -32,7 +32,7 @@ CODES = {
     "E126": "The session's lifetimes contradict each other.",
     "E127": "The routes cannot be used together.",
     "E128": "Two listeners have the same address.",
-    "E129": "Other proxies may ask, and none of them is trusted.",
+    "E129": "Other proxies may ask, and none of them is trusted; or they have a listener, and no way to ask.",
     "E130": "A listener is for https, but the site is not.",
     "E131": "A rule depends on what a proxy that asks does not tell.",
     "E132": "`login.auth_origin` cannot sign in for the other origins of `public_url`.",

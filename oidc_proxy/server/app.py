@@ -188,6 +188,7 @@ class App:
         )
         self._tls = ServerTls(config.listen.tls) if config.listen.tls else None
         self._public = Listener(gateway.handle, config.http, self.telemetry, clock, self._tls)
+        self._checks = Listener(gateway.handle_check, config.http, self.telemetry, clock, self._tls)
         self._grpc = GrpcDoor(config.forward_auth.grpc, gateway.check, int(config.listen.socket_mode, 8))
         self._redirect = Listener(HttpsRedirect(config.public_url).handle, config.http, self.telemetry, clock)
         self._private = Listener(self.admin.handle, config.http, self.telemetry, clock)
@@ -211,6 +212,11 @@ class App:
     def admin_port(self) -> int | None:
         """The port of the administration listener, if there is one."""
         return self._private.port if self.config.admin.address else None
+
+    @property
+    def checks_port(self) -> int:
+        """The port of the listener that other proxies have to themselves."""
+        return self._checks.port
 
     @property
     def grpc_port(self) -> int:
@@ -237,6 +243,7 @@ class App:
         await self.admin.health.peers.open(doors.private, doors.peers, doors.worker)
         await self._redirect.open(doors.redirect)
         await self._grpc.open(doors.grpc)
+        await self._checks.open(doors.checks)
         await self._public.open(doors.public)
         self._files.start()
         self._alone = not doors.peers
@@ -272,7 +279,7 @@ class App:
 
         False if not everything could be closed in time.
         """
-        self.admin.health.draining = self._public.draining = self._grpc.draining = True
+        self.admin.health.draining = self._public.draining = self._checks.draining = self._grpc.draining = True
         self._files.stop()
         try:
             async with asyncio.timeout(self.patience):
@@ -294,7 +301,7 @@ class App:
         self._public.stop_accepting()
         grace = timeouts.drain_max
         lasting = self._forwarding.drain(min(grace, LASTING_GRACE))
-        doors = (self._public, self._redirect, self._grpc)
+        doors = (self._public, self._checks, self._redirect, self._grpc)
         await asyncio.gather(lasting, *(door.close(grace) for door in doors))
 
     async def _let_go(self) -> None:
@@ -313,6 +320,8 @@ class App:
         files, provider = Files(self.telemetry), self.config.provider
         if self._tls is not None:
             files.watch("listen.tls", self._tls.files, self._tls.renew)
+        if self._grpc.tls is not None:
+            files.watch("forward_auth.grpc.tls", self._grpc.tls.files, self._grpc.tls.renew)
         for name, upstream in self._upstreams.items():
             tls = upstream.settings.tls
             files.watch(f"upstreams.{name}.tls", [tls.ca_file, tls.cert_file, tls.key_file], upstream.renew_tls)

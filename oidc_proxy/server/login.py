@@ -143,14 +143,32 @@ class Login:
         )
 
     async def unavailable(self, head: RequestHead) -> Reply:
-        """``GET /oauth2/unavailable?rd=…``: no yes or no could be had; it tries ``rd`` again by itself."""
+        """``GET /oauth2/unavailable?rd=…``: no yes or no could be had; it leads to ``rd`` once one can be had.
+
+        ``tries`` says how often the page has come back to ask, which it does less and less often.
+        """
+        parameters = query_parameters(head.query)
+        back, tries = self._return_url(parameters, head.origin), _tries(parameters)
+        if tries and await self._can_be_said(head):
+            return pages.redirect(302, back)
         return pages.error_page(
-            StoreFault("store_unavailable"),
+            StoreFault("store_unavailable", retry_after=pages.back_off(tries, self._random(1)[0] / 256)),
             request_id=head.request_id,
             now=self._clock(),
             settings=self._page,
-            retry_url=self._return_url(query_parameters(head.query), head.origin),
+            retry_url=back,
+            reload_url=f"{self._prefix}/unavailable?rd={quote(back, safe='/:')}&tries={min(tries + 1, 9)}",
         )
+
+    async def _can_be_said(self, head: RequestHead) -> bool:
+        """Whether it is known who asks."""
+        ticket = self._cookies.ticket(head)
+        try:
+            if ticket is not None:
+                await self._sessions.current(ticket)
+        except (StoreFault, ProviderFault):
+            return False
+        return True
 
     async def sign_in(self, head: RequestHead) -> Reply:
         """The redirect that a navigation without a session gets: back to the very address that was asked."""
@@ -332,3 +350,9 @@ class Login:
         self._telemetry.audit("login.failed", request_id=head.request_id, client_ip=head.client, **fields)
         if fault.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             self._telemetry.message("warning", "request.failed", request_id=head.request_id, route=head.path, **fields)
+
+
+def _tries(parameters: Mapping[str, Sequence[str]]) -> int:
+    """The one digit that a page of ours has sent; 0 for anything else."""
+    said = parameters.get("tries", ())
+    return int(said[0]) if len(said) == 1 and re.fullmatch("[0-9]", said[0]) else 0
