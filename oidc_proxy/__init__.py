@@ -9,8 +9,8 @@ The floors. A module imports from floors below it, and within a floor only along
     5  cli -> server.workers -> server.app -> server.doors -> config         put together
     4  server.gateway -> server.account -> server.logout -> server.login -> server.sessions -> server.refresh
        -> server.archive; server.gateway -> server.forwarding -> server.streams, server.upgrade -> server.sessions;
-       server.gateway -> server.handover -> server.login;
-       server.endpoints, server.exchange and server.checks, which these share;
+       server.gateway -> server.handover -> server.login -> server.endpoints -> server.cookies, server.sessions;
+       server.exchange and server.checks, which these share;
        server.gauges, server.admin: both read, admin ends sessions too   the order of the awaits
     3  server.front, server.provider, server.store, server.cache, server.upstream, server.pipe,
        server.files -> server.telemetry -> server.metrics, server.outlet; server.grpc -> server.front

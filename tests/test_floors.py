@@ -18,41 +18,17 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "oidc_proxy"
 
+_SOCKETS = "provider store cache upstream telemetry metrics outlet front files pipe grpc"
+_ORDERS = (
+    "archive refresh sessions streams upgrade cookies endpoints login handover logout account "
+    "exchange checks forwarding gateway gauges admin"
+)
 FLOORS = (
     {"", "values", "errors"},
     {"messages", "caching", "rewriting"},
     {"tokens", "oidc", "identity", "sessions", "handover", "websocket", "policy", "forward_auth", "pages"},
-    {
-        "server",
-        *(
-            f"server.{name}"
-            for name in (
-                *(
-                    "provider",
-                    "store",
-                    "cache",
-                    "upstream",
-                    "telemetry",
-                    "metrics",
-                    "outlet",
-                    "front",
-                    "files",
-                    "pipe",
-                    "grpc",
-                ),
-            )
-        ),
-    },
-    {
-        *(f"server.{name}" for name in ("archive", "refresh", "sessions", "streams", "upgrade")),
-        *(
-            f"server.{name}"
-            for name in (
-                *("endpoints", "login", "handover", "logout", "account", "exchange", "checks", "forwarding", "gateway"),
-            )
-        ),
-        *(f"server.{name}" for name in ("gauges", "admin")),
-    },
+    {"server", *(f"server.{name}" for name in _SOCKETS.split())},
+    {f"server.{name}" for name in _ORDERS.split()},
     {"config", "server.doors", "server.app", "server.workers", "cli", "__main__"},
     {"demo"},
 )
@@ -89,11 +65,12 @@ SAME_FLOOR = {
         "server.sessions",
     },  # the end of a session is the end of its streams
     "server.upgrade": {f"server.{name}" for name in ("archive", "exchange", "sessions")},
-    "server.login": {"server.archive", "server.sessions"},
-    "server.handover": {"server.login", "server.sessions"},  # where nobody is signed in, a hand-over begins with that
-    "server.logout": {"server.endpoints", "server.login", "server.sessions"},  # it takes back the cookies of a sign-in
+    "server.endpoints": {"server.cookies", "server.sessions"},  # what each of them works with
+    "server.login": {"server.archive", "server.endpoints"},
+    "server.handover": {"server.endpoints", "server.login"},  # where nobody is signed in, a hand-over begins with that
+    "server.logout": {"server.endpoints"},
     # A user's own list ends sessions as signing out does, and says so in the same words.
-    "server.account": {"server.archive", "server.endpoints", "server.login", "server.logout", "server.sessions"},
+    "server.account": {"server.archive", "server.endpoints", "server.logout"},
     "server.checks": {"server.archive"},  # what a proxy that asks is told of a session
     # What is open on behalf of a session ends with it, so the way to the backend knows sessions; it takes no decision.
     "server.forwarding": {f"server.{name}" for name in ("archive", "exchange", "sessions", "streams", "upgrade")},

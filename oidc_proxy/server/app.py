@@ -26,7 +26,9 @@ from .admin.sessions import Administration
 from .archive import Archive, SignedIn
 from .cache import Cache
 from .checks import Checks
+from .cookies import Cookies
 from .doors import Doors
+from .endpoints import Tools
 from .files import Files
 from .forwarding import Forwarding
 from .front import HttpsRedirect, Listener, ServerTls
@@ -34,7 +36,7 @@ from .gateway import Gateway
 from .gauges import provider_metrics, session_metrics
 from .grpc import GrpcDoor
 from .handover import Handover
-from .login import Cookies, Login
+from .login import Login
 from .logout import Logout
 from .provider import ProviderClient
 from .refresh import Refresher
@@ -63,127 +65,31 @@ class App:
         log: TextIO | None = None,
         keys: Sequence[bytes] | None = None,
     ) -> None:
-        self.config = config
+        self.config, self._clock = config, clock
         self.telemetry = Telemetry(config.log, clock, log)
         self._store = open_store(config.store, clock)
+        self._measured = MeasuredStore(self._store, self.telemetry.metrics.store_operation)
         self._provider = ProviderClient(config.provider, config.identity, clock)
-        keys = login_keys(config) if keys is None else keys
-        auth_origin = config.login.auth_origin
-        hosts = self._hosts = Hosts(config.public_url, auth_origin, config.endpoints.prefix)
-        cookies = Cookies(
-            config.session.cookie,
-            config.public_url,
-            config.session.absolute_timeout,
-            hosts,
-            BoundTickets(keys) if auth_origin else None,
-        )
-        sealer = LoginSealer(keys, config.provider.issuer)
-        store = MeasuredStore(self._store, self.telemetry.metrics.store_operation)
-        announcement = Announcement(config.identity)
-        cache: Cache[SignedIn] = Cache(
-            entries=config.session.cache.entries,
-            ttl=config.session.cache.ttl,
-            grace=config.store.outage_grace if isinstance(config.store, RedisStoreSettings) else 0,
-            clock=clock,
-        )
-        archive = Archive(
-            store,
-            Registry(keys),
-            config.session,
-            config.identity,
-            self.telemetry,
-            clock,
-            announcement=announcement if config.forward_auth.enabled else None,
-        )
-        refresher = Refresher(archive, cache, self._provider, self.telemetry)
-        self._sessions = Sessions(archive, cache, refresher, self.telemetry)
-        login = Login(
-            self._sessions,
-            store,
-            self._provider,
-            sealer,
-            cookies,
-            hosts,
-            self.telemetry,
-            login=config.login,
-            endpoints=config.endpoints,
-            page=config.ui,
-            clock=clock,
-            random=secrets.token_bytes,
-        )
-        handover = Handover(
-            login,
-            self._sessions,
-            store,
-            sealer,
-            cookies,
-            hosts,
-            self.telemetry,
-            settings=config.login,
-            clock=clock,
-            random=secrets.token_bytes,
-        )
-        self._logout = Logout(
-            self._sessions,
-            store,
-            self._provider,
-            cookies,
-            hosts,
-            self.telemetry,
-            settings=config.logout,
-            endpoints=config.endpoints,
-            page=config.ui,
-            farewell_lifetime=config.login.timeout,
-            clock=clock,
-            random=secrets.token_bytes,
-        )
-        account = Account(
-            self._sessions,
-            self._logout,
-            login.sign_in,
-            cookies,
-            endpoints=config.endpoints,
-            page=config.ui,
-            clock=clock,
-        )
+        self._keys = login_keys(config) if keys is None else keys
+        self._announcement = Announcement(config.identity)
+        self._sessions = self._keeping_sessions()
+        self._tools = self._for_endpoints()
+        self._logout = Logout(self._tools, config.logout, config.login.timeout)
         self._upstreams = self._backends()
         routes = policy.compile_routes(config.routes, [origin.host for origin in config.public_url])
+        own = self._tools.cookies.own
         self._forwarding = Forwarding(
             routes.all,
             self._upstreams,
-            HeaderFilter(config.identity.headers, cookies.own),
-            HeaderFilter(config.identity.headers, cookies.own, keep_authorization=True),
+            HeaderFilter(config.identity.headers, own),
+            HeaderFilter(config.identity.headers, own, keep_authorization=True),
             self._sessions,
             self.telemetry,
         )
-        gateway = Gateway(
-            routes=routes,
-            sessions=self._sessions,
-            login=login,
-            handover=handover,
-            logout=self._logout,
-            account=account,
-            cookies=cookies,
-            forwarding=self._forwarding,
-            checks=Checks(
-                config.forward_auth,
-                dialects(config.forward_auth, config.endpoints.prefix, one_rule=len(routes.all) == 1),
-                announcement,
-                config.public_url,
-                EnvoyGrpc(config.endpoints.prefix),
-                cookies.own,
-            ),
-            public=config.public_url,
-            listen=config.listen,
-            endpoints=config.endpoints,
-            page=config.ui,
-            telemetry=self.telemetry,
-            clock=clock,
-        )
-        self.telemetry.metrics.include(session_metrics(cache, self._store))
+        gateway = self._guarding(routes)
         self.telemetry.metrics.include(provider_metrics(self._provider))
         self.admin = Admin(
-            Health(store, self._provider, self.telemetry, require_store=config.admin.require_store),
+            Health(self._measured, self._provider, self.telemetry, require_store=config.admin.require_store),
             Administration(self._sessions, config.admin, config.provider.issuers, self.telemetry),
         )
         self._tls = ServerTls(config.listen.tls) if config.listen.tls else None
@@ -194,6 +100,69 @@ class App:
         self._private = Listener(self.admin.handle, config.http, self.telemetry, clock)
         self._files = self._watched_files()
         self._alone = True
+
+    # ── what it is made of ──
+
+    def _keeping_sessions(self) -> Sessions:
+        config = self.config
+        cache: Cache[SignedIn] = Cache(
+            entries=config.session.cache.entries,
+            ttl=config.session.cache.ttl,
+            grace=config.store.outage_grace if isinstance(config.store, RedisStoreSettings) else 0,
+            clock=self._clock,
+        )
+        self.telemetry.metrics.include(session_metrics(cache, self._store))
+        archive = Archive(
+            self._measured,
+            Registry(self._keys),
+            config.session,
+            config.identity,
+            self.telemetry,
+            self._clock,
+            announcement=self._announcement if config.forward_auth.enabled else None,
+        )
+        return Sessions(archive, cache, Refresher(archive, cache, self._provider, self.telemetry), self.telemetry)
+
+    def _for_endpoints(self) -> Tools:
+        config = self.config
+        hosts = Hosts(config.public_url, config.login.auth_origin, config.endpoints.prefix)
+        bound = BoundTickets(self._keys) if config.login.auth_origin else None
+        return Tools(
+            sessions=self._sessions,
+            store=self._measured,
+            provider=self._provider,
+            cookies=Cookies(config.session.cookie, config.public_url, config.session.absolute_timeout, hosts, bound),
+            hosts=hosts,
+            telemetry=self.telemetry,
+            prefix=config.endpoints.prefix,
+            page=config.ui,
+            clock=self._clock,
+            random=secrets.token_bytes,
+        )
+
+    def _guarding(self, routes: policy.Routes) -> Gateway:
+        config, tools = self.config, self._tools
+        sealer = LoginSealer(self._keys, config.provider.issuer)
+        login = Login(tools, sealer, config.login)
+        return Gateway(
+            tools,
+            routes=routes,
+            login=login,
+            handover=Handover(tools, login, sealer, config.login),
+            logout=self._logout,
+            account=Account(tools, self._logout, login.sign_in),
+            forwarding=self._forwarding,
+            checks=Checks(
+                config.forward_auth,
+                dialects(config.forward_auth, tools.prefix, one_rule=len(routes.all) == 1),
+                self._announcement,
+                config.public_url,
+                EnvoyGrpc(tools.prefix),
+                tools.cookies.own,
+            ),
+            public=config.public_url,
+            listen=config.listen,
+        )
 
     def _backends(self) -> dict[str, Backend]:
         shortest = min(filter(None, (route.timeout for route in self.config.routes)), default=0.0)
@@ -263,7 +232,7 @@ class App:
             issuer=config.provider.issuer,
             redirect_uri=[
                 f"{origin}{config.endpoints.prefix}/callback"
-                for origin in dict.fromkeys(map(self._hosts.home, config.public_url))
+                for origin in dict.fromkeys(map(self._tools.hosts.home, config.public_url))
             ],
             store=config.store.type,
         )

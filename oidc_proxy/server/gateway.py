@@ -18,7 +18,6 @@ from ..errors import InternalFault, ProviderFault, ProxyError, RequestFault
 from ..forward_auth import Answer, Demands, Dialect, Question, denied, named
 from ..identity import Identity
 from ..messages import (
-    EndpointSettings,
     Origins,
     RawHeaders,
     Reply,
@@ -34,20 +33,19 @@ from ..messages import (
 )
 from ..policy import Allow, Anybody, Nobody, Refuse, Route, Routes, SignIn, Verdict
 from ..rewriting import GO_ELSEWHERE, destination
-from ..values import Instant, Origin
+from ..values import Origin
 from .account import Account
 from .archive import SignedIn
 from .checks import Checks
-from .endpoints import Endpoint, Fields, formless, read_form
+from .endpoints import Endpoint, Fields, Tools, formless, read_form
 from .exchange import Asked, Exchange, ask_for_body
 from .forwarding import Forwarding
 from .front import CLOSES, GOES_ON, ClientRequest, ListenSettings
 from .handover import Handover
-from .login import Cookies, Login
+from .login import Login
 from .logout import Logout
 from .metrics import METHODS
-from .sessions import Sessions
-from .telemetry import Access, Telemetry
+from .telemetry import Access
 
 
 class Gateway:
@@ -55,36 +53,31 @@ class Gateway:
 
     def __init__(
         self,
+        tools: Tools,
         *,
         routes: Routes,
-        sessions: Sessions,
         login: Login,
         handover: Handover,
         logout: Logout,
         account: Account,
-        cookies: Cookies,
         forwarding: Forwarding,
         checks: Checks,
         public: Sequence[Origin],
         listen: ListenSettings,
-        endpoints: EndpointSettings,
-        page: pages.PageSettings,
-        telemetry: Telemetry,
-        clock: Callable[[], Instant],
     ) -> None:
-        self._routes, self._sessions, self._login, self._cookies = routes, sessions, login, cookies
-        self._forwarding, self._checks = forwarding, checks
+        self._sessions, self._cookies, self._telemetry = tools.sessions, tools.cookies, tools.telemetry
+        self._page, self._clock, prefix = tools.page, tools.clock, tools.prefix
+        self._routes, self._login, self._forwarding, self._checks = routes, login, forwarding, checks
         self._origins, self._public, self._listen = Origins(public), public[0], listen
         self._traces = (listen.trace_context == "anybody", listen.trace_context != "nobody")
         trusted = self._trusted = (*listen.trusted_proxies, *checks.trusted)
         self._trusts = lru_cache(1024)(lambda peer: is_trusted(peer, trusted))
         self._address = lru_cache(1024)(lambda peer, line: client_address(peer, (line,), trusted))
-        self._page, self._telemetry, self._clock = page, telemetry, clock
-        self._start_url = f"{endpoints.prefix}/start"
-        self._with_code = {f"{endpoints.prefix}/callback", f"{endpoints.prefix}/handover"}
-        self._sign_out_url = f"{endpoints.prefix}/sign_out"
+        self._start_url = f"{prefix}/start"
+        self._with_code = {f"{prefix}/callback", f"{prefix}/handover"}
+        self._sign_out_url = f"{prefix}/sign_out"
         self._endpoints = {
-            f"{endpoints.prefix}/{name}": Endpoint(frozenset(methods.split()), answer, any_host="any host" in options)
+            f"{prefix}/{name}": Endpoint(frozenset(methods.split()), answer, any_host="any host" in options)
             for name, methods, answer, *options in (
                 ("start", "GET HEAD", formless(handover.start)),
                 ("callback", "GET", formless(login.callback)),

@@ -5,40 +5,27 @@ Nothing is written for a visitor without a session, as in every sign-in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from .. import oidc, pages
 from ..errors import LoginFault, StoreFault
-from ..handover import CODE_LIFETIME, SECRET_BYTES, Code, HandoverRequest, Hosts, answer_url
+from ..handover import CODE_LIFETIME, SECRET_BYTES, Code, HandoverRequest, answer_url
 from ..messages import Reply, RequestHead, query_parameters
 from ..sessions import NONCE_BYTES, LoginSealer, Ticket, login_suffix
-from ..values import Instant
-from .login import Cookies, Login
-from .sessions import Sessions
-from .store import Store
-from .telemetry import Telemetry
+from .endpoints import Tools
+from .login import Login
 
 
 class Handover:
     """Both ends of a hand-over. They raise ProxyError for whatever ends in an error page."""
 
-    def __init__(
-        self,
-        login: Login,
-        sessions: Sessions,
-        store: Store,
-        sealer: LoginSealer,
-        cookies: Cookies,
-        hosts: Hosts,
-        telemetry: Telemetry,
-        *,
-        settings: oidc.LoginSettings,
-        clock: Callable[[], Instant],
-        random: Callable[[int], bytes],
-    ) -> None:
-        self._login, self._sessions, self._store, self._sealer = login, sessions, store, sealer
-        self._cookies, self._hosts, self._telemetry = cookies, hosts, telemetry
-        self._settings, self._clock, self._random = settings, clock, random
+    def __init__(self, tools: Tools, login: Login, sealer: LoginSealer, settings: oidc.LoginSettings) -> None:
+        self._sessions, self._store, self._cookies, self._hosts = (
+            tools.sessions,
+            tools.store,
+            tools.cookies,
+            tools.hosts,
+        )
+        self._telemetry, self._clock, self._random = tools.telemetry, tools.clock, tools.random
+        self._login, self._sealer, self._settings = login, sealer, settings
 
     # ── on the origin that signs in ──
 

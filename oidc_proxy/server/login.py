@@ -7,32 +7,26 @@ without a session writes nothing to the store, and a code is never spent for an 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from urllib.parse import quote
 
 from .. import oidc, pages
 from ..errors import LoginFault, ProviderFault, ProxyError, RequestFault, StoreFault
-from ..handover import SECRET_BYTES, BoundTickets, Hosts
+from ..handover import SECRET_BYTES
 from ..messages import (
     Cookie,
-    EndpointSettings,
-    OwnCookies,
     Reply,
     RequestHead,
     ReturnTo,
     is_navigation,
     query_parameters,
 )
-from ..sessions import NONCE_BYTES, CookieSettings, LoginSealer, Ticket, login_suffix
+from ..sessions import NONCE_BYTES, LoginSealer, Ticket, login_suffix
 from ..tokens import VerifiedClaims
 from ..values import Instant, Origin
 from .archive import SignedIn, Visitor
-from .provider import ProviderClient
-from .sessions import Sessions
-from .store import Store
-from .telemetry import Telemetry
+from .endpoints import Tools
 
 MAX_PENDING_BYTES = 6144
 """Cookie bytes that unfinished sign-ins of one browser may take; the oldest give way before the newest is refused."""
@@ -46,81 +40,14 @@ LOOP_WINDOW = 60
 _TALLY = re.compile(r"(?P<count>[0-9]{1,3})-(?P<since>[0-9]{1,11})-(?P<page>[A-Za-z0-9_-]+)")
 
 
-class Cookies:
-    """The cookies that the gateway sets. With ``bound``, a ticket is good on the origin that it was written for."""
-
-    def __init__(
-        self,
-        settings: CookieSettings,
-        origins: Sequence[Origin],
-        session_lifetime: float,
-        hosts: Hosts,
-        bound: BoundTickets | None,
-    ) -> None:
-        self._settings, self._bound = settings, bound
-        self._home = str(hosts.auth) if hosts.auth is not None else None
-        self._secure = all(origin.secure for origin in origins)
-        prefix = "__Host-" if self._secure and settings.domain is None else ""
-        self.own = OwnCookies(prefix + settings.name)
-        self._shared = settings.domain is not None
-        self._persistent = int(session_lifetime) if settings.persistent else None
-
-        self._read = lru_cache(4096)(Ticket.read)
-        self._read_bound = lru_cache(4096)(bound.read) if bound is not None else None
-        self.tally = self.own.login("tally")
-        """Counts sign-ins that the browser did not keep."""
-        self.farewell = self.own.login("farewell")
-        """Remembers that a sign-out is under way at the provider."""
-
-    def ticket(self, head: RequestHead) -> Ticket | None:
-        """What the browser holds, if it can be one of ours."""
-        value = self.own.read(head.raw_headers).get(self.own.session)
-        return self._read(value) if self._read_bound is None else self._read_bound(value, str(head.origin))
-
-    def good(self, began: str, here: Origin) -> bool:
-        """Whether a session that began on one origin is good on another: where a domain is shared, or the sign-in."""
-        return self._shared or began == (self._home or str(here))
-
-    def session(self, ticket: Ticket, here: Origin) -> Cookie:
-        """The cookie of a session, on this origin."""
-        value = ticket.cookie_value if self._bound is None else self._bound.write(ticket, here)
-        return self._make(self.own.session, value, self._persistent)
-
-    def login(self, name: str, value: str, lifetime: float) -> Cookie:
-        """A short-lived cookie beside it. Lax, because it must come along on the way back from the provider."""
-        return Cookie(name, value, self._secure, int(lifetime), self._settings.domain)
-
-    def gone(self, names: Iterable[str]) -> Iterator[Cookie]:
-        """What makes the browser forget these cookies of ours."""
-        return (self._make(name, "", None).deletion() for name in names)
-
-    def _make(self, name: str, value: str, max_age: int | None) -> Cookie:
-        return Cookie(name, value, self._secure, max_age, self._settings.domain, self._settings.same_site)
-
-
 class Login:
     """The endpoints of sign-in. They raise ProxyError for whatever ends in an error page."""
 
-    def __init__(
-        self,
-        sessions: Sessions,
-        store: Store,
-        provider: ProviderClient,
-        sealer: LoginSealer,
-        cookies: Cookies,
-        hosts: Hosts,
-        telemetry: Telemetry,
-        *,
-        login: oidc.LoginSettings,
-        endpoints: EndpointSettings,
-        page: pages.PageSettings,
-        clock: Callable[[], Instant],
-        random: Callable[[int], bytes],
-    ) -> None:
-        self._sessions, self._store, self._provider = sessions, store, provider
-        self._sealer, self._cookies, self._hosts, self._telemetry = sealer, cookies, hosts, telemetry
-        self._login, self._prefix, self._page = login, endpoints.prefix, page
-        self._clock, self._random = clock, random
+    def __init__(self, tools: Tools, sealer: LoginSealer, settings: oidc.LoginSettings) -> None:
+        self._sessions, self._store, self._provider = tools.sessions, tools.store, tools.provider
+        self._cookies, self._hosts, self._telemetry = tools.cookies, tools.hosts, tools.telemetry
+        self._prefix, self._page, self._clock, self._random = tools.prefix, tools.page, tools.clock, tools.random
+        self._sealer, self._login = sealer, settings
 
     # ── start ──
 

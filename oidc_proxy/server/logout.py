@@ -8,23 +8,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from .. import oidc, pages
 from ..errors import LoginFault, ProviderFault, RequestFault, StoreFault
-from ..handover import Hosts
-from ..messages import EndpointSettings, Reply, RequestHead, query_parameters
+from ..messages import Reply, RequestHead, query_parameters
 from ..sessions import Session, Ticket
 from ..tokens import LogoutClaims, TokenInvalid
-from ..values import Instant, Origin
-from .endpoints import Fields, ReadForm, check_same_site, own_click, single
-from .login import Cookies
-from .provider import RETRY_AFTER, ProviderClient
-from .sessions import Sessions
-from .store import Store
-from .telemetry import Telemetry
+from ..values import Origin
+from .endpoints import Fields, ReadForm, Tools, check_same_site, own_click, single
+from .provider import RETRY_AFTER
 
 T = TypeVar("T")
 
@@ -32,26 +27,11 @@ T = TypeVar("T")
 class Logout:
     """The endpoints of signing out. They raise ProxyError for whatever ends in an error page."""
 
-    def __init__(
-        self,
-        sessions: Sessions,
-        store: Store,
-        provider: ProviderClient,
-        cookies: Cookies,
-        hosts: Hosts,
-        telemetry: Telemetry,
-        *,
-        settings: oidc.LogoutSettings,
-        endpoints: EndpointSettings,
-        page: pages.PageSettings,
-        farewell_lifetime: float,
-        clock: Callable[[], Instant],
-        random: Callable[[int], bytes],
-    ) -> None:
-        self._sessions, self._store, self._provider = sessions, store, provider
-        self._cookies, self._hosts, self._telemetry = cookies, hosts, telemetry
-        self._settings, self._prefix, self._page = settings, endpoints.prefix, page
-        self._farewell_lifetime, self._clock, self._random = farewell_lifetime, clock, random
+    def __init__(self, tools: Tools, settings: oidc.LogoutSettings, farewell_lifetime: float) -> None:
+        self._sessions, self._store, self._provider = tools.sessions, tools.store, tools.provider
+        self._cookies, self._hosts, self._telemetry = tools.cookies, tools.hosts, tools.telemetry
+        self._prefix, self._page, self._clock, self._random = tools.prefix, tools.page, tools.clock, tools.random
+        self._settings, self._farewell_lifetime = settings, farewell_lifetime
         self._under_way: set[asyncio.Task[Any]] = set()
 
     @property
