@@ -16,7 +16,7 @@ from oidc_proxy.server.store.settings import RedisStoreSettings
 from tests.real.charts import CHART, DEPLOY, objects, of_kind, program, rendered
 from tests.real.manifests import Judge, Object, configuration, name_of, the_deployment, the_pod
 from tests.test_deploy import SAID, UNSAID
-from tests.test_docs import blocks
+from tests.test_docs import PAGES, blocks
 
 VALUES = {path.name.removesuffix("-values.yaml"): path for path in sorted((CHART / "ci").glob("*.yaml"))}
 FRONTS = {"nginx", "traefik", "envoy-gateway", "istio", "gateway-api"}
@@ -408,7 +408,7 @@ def test_the_readme_lists_every_value_with_its_default() -> None:
 
 SNIPPETS = [
     pytest.param(block, id=f"{page.relative_to(DEPLOY.parent)} {number}")
-    for page in (CHART / "README.md", DEPLOY.parent / "docs" / "kubernetes.md")
+    for page in PAGES
     for number, block in enumerate(blocks(page, "yaml values"), start=1)
 ]
 
