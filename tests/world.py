@@ -186,7 +186,8 @@ class _Loopback(AbstractResolver):
 
     async def resolve(self, host: str, port: int = 0, family: int = socket.AF_INET) -> list[ResolveResult]:
         del family
-        address = ResolveResult(hostname=host, host=self._address, port=port, family=socket.AF_INET, proto=0, flags=0)
+        place = "127.0.0.1" if host == "localhost" else self._address
+        address = ResolveResult(hostname=host, host=place, port=port, family=socket.AF_INET, proto=0, flags=0)
         return [address]
 
     async def close(self) -> None:
@@ -197,7 +198,7 @@ class _Loopback(AbstractResolver):
 
 
 class Browser:
-    """One person's browser. Use it as a context manager; tabs share its cookies. Every name is at ``address``."""
+    """One person's browser. Use it as a context manager; tabs share its cookies. Names lead to ``address``, localhost to itself."""
 
     def __init__(
         self,

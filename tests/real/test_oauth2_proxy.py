@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 import socket
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,14 @@ import yaml
 from oidc_proxy.config.oauth2_proxy import convert, read
 from oidc_proxy.demo.directory import ANN
 from tests.real.fronts import FRONTS, Front
-from tests.real.parts import Unavailable
+from tests.real.keycloak import Account, Keycloak, realm
+from tests.real.parts import Unavailable, free_port
 from tests.real.redis import RedisSentinels, RedisServer
 from tests.real.test_forward_auth import DEEP, Ingress, ingress, words_of
+from tests.serving import COMMAND, Serving
 from tests.stories.tls import certificate, client_context
 from tests.wire import Line, Response, message
-from tests.world import Browser
+from tests.world import Backend, Browser, running_backend
 
 CORPUS = Path(__file__).parents[1] / "corpus"
 HOST = "app.example.com"
@@ -70,27 +74,41 @@ class Site:
             writer.close()
 
 
-Open = Callable[..., Any]
+@dataclass
+class Nginx:
+    """nginx with one of the files, at the address; the second one is what the test waits for."""
+
+    front: Front
+    home: str
+
+    def reading(self, file: str, folder: Path) -> Front:
+        for name, text in zip(("tls.crt", "tls.key"), certificate(), strict=True):
+            (folder / name).write_text(text)
+
+        def replaced(port: int) -> dict[str, str]:
+            usual = {old: new for old, new in self.front.replaced(port).items() if old in {"events {}", "\nhttp {"}}
+            listens = f"listen {self.home}:443 ssl; listen 127.0.0.1:{port};"
+            return {**usual, "listen 443 ssl;": listens, "/etc/nginx/tls": "."}
+
+        return replace(self.front, file=file, folder=CORPUS, replaced=replaced)
 
 
 @pytest.fixture
-def site(real_part: Any, tmp_path: Path) -> Open:
-    """Opens the site with one of the files of nginx, and a configuration of ours."""
-    front: Front = real_part("nginx", FRONTS["nginx"])
-    home = str(real_part("port 443", address))
+def nginx(real_part: Any) -> Nginx:
+    return Nginx(real_part("nginx", FRONTS["nginx"]), real_part("port 443", address))
 
-    def replaced(port: int) -> dict[str, str]:
-        """The second address is the one that the test waits for."""
-        usual = {old: new for old, new in front.replaced(port).items() if old in {"events {}", "\nhttp {"}}
-        return {**usual, "listen 443 ssl;": f"listen {home}:443 ssl; listen 127.0.0.1:{port};", "/etc/nginx/tls": "."}
+
+Open = Callable[[str, Mapping[str, Any]], AbstractAsyncContextManager[Site]]
+
+
+@pytest.fixture
+def site(nginx: Nginx, tmp_path: Path) -> Open:
+    """Opens the site with one of the files of nginx, and a configuration of ours."""
 
     @asynccontextmanager
     async def opened(file: str, config: Mapping[str, Any]) -> AsyncIterator[Site]:
-        for name, text in zip(("tls.crt", "tls.key"), certificate(), strict=True):
-            (tmp_path / name).write_text(text)
-        nginx = replace(front, file=file, folder=CORPUS, replaced=replaced)
-        async with ingress(nginx, tmp_path, config, URL) as it:
-            yield Site(it, home)
+        async with ingress(nginx.reading(file, tmp_path), tmp_path, config, URL) as it:
+            yield Site(it, nginx.home)
 
     return opened
 
@@ -160,3 +178,77 @@ async def test_what_is_imported_from_oauth2_proxy_works_behind_its_nginx(
         assert (await it.ask("GET /echo", cookie=cookie)).status == 200
         await ann.navigate(f"{URL}/oauth2/sign_out", initiator=f"{URL}/")
         assert (await it.ask("GET /echo", cookie=cookie)).status == refused
+
+
+# ── the whole way, by the commands that the documentation names ──
+
+
+async def test_a_configuration_for_keycloak_is_imported_started_and_used(
+    keycloak: Keycloak, nginx: Nginx, redis_sentinels: RedisSentinels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """oauth2-proxy's file has the addresses of this machine, and no password of Redis. Of ours, nothing is changed."""
+    realm_name, gateway, admin = f"moved-{secrets.token_hex(4)}", free_port(), f"127.0.0.1:{free_port()}"
+    ann, eve = Account("ann", groups=("/staff/ops",)), Account("eve", groups=("/staff/hr",))
+    uris = {"redirect_uris": [f"{URL}/oauth2/callback"], "post_logout_redirect_uris": [f"{URL}/oauth2/signed_out"]}
+    await keycloak.create_realm(
+        realm(realm_name, client_id="app", client_secret="canary-of-the-client", accounts=[ann, eve], **uris)
+    )
+    text = (CORPUS / "oauth2_proxy" / "nginx.cfg").read_text()
+    for old, new in {
+        "https://keycloak.example.com/realms/main": keycloak.issuer(realm_name),
+        "127.0.0.1:4180": f"127.0.0.1:{gateway}", '":9100"': f'"{admin}"',
+        '"redis://sentinel-0:26379", "redis://sentinel-1:26379"':
+            ", ".join(f'"redis://{place}"' for place in redis_sentinels.addresses),
+        'redis_password = "canary-of-redis"\n': "", 'redis_sentinel_password = "canary-of-sentinels"\n': "",
+    }.items():  # fmt: skip
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "oauth2-proxy.cfg").write_text(text)
+    made = command("config", "import", "oauth2-proxy.cfg", "--forwarded-uri", folder=tmp_path)
+    (tmp_path / "config.yaml").write_text(made.stdout)
+    assert "/livez" in made.stderr
+    monkeypatch.setenv("OAUTH2_PROXY_CLIENT_SECRET", "canary-of-the-client")
+    command("config", "check", "config.yaml", folder=tmp_path)
+    ours = Serving(["serve", "--config", str(tmp_path / "config.yaml")], tmp_path, URL, f"http://{admin}")
+    async with running_backend() as backend:
+        front = nginx.reading("oauth2-proxy-7.15.conf", tmp_path)
+        process = await asyncio.to_thread(front.start, tmp_path, free_port(), gateway, backend.port)
+        try:
+            await ours.start()
+            await ours.until("/readyz", 200)
+            await used(backend, ours, nginx.home, ann, eve)
+        finally:
+            await ours.stop()
+            await asyncio.to_thread(process.stop)
+    assert "canary" not in made.stdout + made.stderr + ours.log
+
+
+def command(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*COMMAND, *words], cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+async def used(backend: Backend, ours: Serving, home: str, member: Account, other: Account) -> None:
+    """By a member of the group, somebody else, nobody, and whoever asks for health."""
+
+    def browser() -> Browser:
+        return Browser(ssl_context=client_context(), address=home)
+
+    async with browser() as ann, browser() as eve, browser() as nobody:
+        form = await ann.click(await ann.navigate(f"{URL}/echo/deep"), "Sign in")
+        page = await ann.fill_sign_in(form, member.name, member.password)
+        assert (page.status, page.url) == (200, f"{URL}/echo/deep")
+        said = words_of(backend.requests[-1])
+        assert (said["x-email"], said["x-access-token"][:2]) == (member.email, "ey")
+        form = await eve.click(await eve.navigate(f"{URL}/echo"), "Sign in")
+        assert (await eve.fill_sign_in(form, other.name, other.password)).status == 403
+        reached = len(backend.requests)
+        assert (await nobody.fetch(f"{URL}/echo")).status == 302, "to the sign-in, as nginx was told"
+        assert len(backend.requests) == reached
+        await nobody.fetch(f"{URL}/public/x")
+        assert words_of(backend.requests[-1]).get("x-email", "") == ""
+        assert (await nobody.fetch(f"{URL}/ping")).status == 302, "health is not asked for here"
+        assert [(await ours.ask(path))[0] for path in ("/livez", "/readyz")] == [200, 200]
+        await ann.navigate(f"{URL}/oauth2/sign_out", initiator=f"{URL}/")
+        assert (await ann.fetch(f"{URL}/echo")).status == 302
