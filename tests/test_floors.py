@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent / "oidc_proxy"
 FLOORS = (
     {"", "values", "errors"},
     {"messages", "caching", "rewriting"},
-    {"tokens", "oidc", "identity", "sessions", "websocket", "policy", "forward_auth", "pages"},
+    {"tokens", "oidc", "identity", "sessions", "handover", "websocket", "policy", "forward_auth", "pages"},
     {
         "server",
         *(
@@ -47,7 +47,9 @@ FLOORS = (
         *(f"server.{name}" for name in ("archive", "refresh", "sessions", "streams", "upgrade")),
         *(
             f"server.{name}"
-            for name in ("endpoints", "login", "logout", "account", "exchange", "checks", "forwarding", "gateway")
+            for name in (
+                *("endpoints", "login", "handover", "logout", "account", "exchange", "checks", "forwarding", "gateway"),
+            )
         ),
         *(f"server.{name}" for name in ("gauges", "admin")),
     },
@@ -73,6 +75,7 @@ SAME_FLOOR = {
     "identity": {"tokens"},  # an Identity is made of verified claims and nothing else
     "oidc": {"tokens"},  # the provider's settings hold those of its tokens
     "sessions": {"identity", "oidc", "tokens"},  # a session holds what a sign-in brought
+    "handover": {"oidc", "sessions"},  # it is a sign-in that another origin does, and brings its ticket
     "policy": {"sessions", "identity", "tokens", "websocket"},
     "forward_auth": {"policy", "sessions", "identity", "tokens", "pages"},
     "server.grpc": {"server.front"},  # what a listening socket is
@@ -87,6 +90,7 @@ SAME_FLOOR = {
     },  # the end of a session is the end of its streams
     "server.upgrade": {f"server.{name}" for name in ("archive", "exchange", "sessions")},
     "server.login": {"server.archive", "server.sessions"},
+    "server.handover": {"server.login", "server.sessions"},  # where nobody is signed in, a hand-over begins with that
     "server.logout": {"server.endpoints", "server.login", "server.sessions"},  # it takes back the cookies of a sign-in
     # A user's own list ends sessions as signing out does, and says so in the same words.
     "server.account": {"server.archive", "server.endpoints", "server.login", "server.logout", "server.sessions"},
@@ -95,7 +99,7 @@ SAME_FLOOR = {
     "server.forwarding": {f"server.{name}" for name in ("archive", "exchange", "sessions", "streams", "upgrade")},
     "server.gateway": {
         *(f"server.{name}" for name in ("archive", "sessions", "exchange", "checks", "forwarding")),
-        *(f"server.{name}" for name in ("endpoints", "login", "logout", "account")),
+        *(f"server.{name}" for name in ("endpoints", "login", "handover", "logout", "account")),
     },
     "server.telemetry": {"server.metrics", "server.outlet"},  # whoever writes down what happened counts it
     # How full the memory of sessions is; whoever keeps it does not know that it is counted.

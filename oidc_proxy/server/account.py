@@ -195,8 +195,8 @@ class Account:
         return ticket
 
     def _ours(self, head: RequestHead, found: Held | None) -> Held:
-        """The session, if it lives and is one for this very origin."""
-        if found is None or (found.origin != str(head.origin) and not self._cookies.shared):
+        """The session, if it lives and is good on this origin."""
+        if found is None or not self._cookies.good(found.origin, head.origin):
             raise RequestFault("sign_in_required", "no valid session came with the request")
         return found
 

@@ -14,6 +14,7 @@ from ..config import Config
 from ..config.document import file_text
 from ..errors import SettingsFault
 from ..forward_auth import Announcement, EnvoyGrpc, dialects
+from ..handover import BoundTickets, Hosts
 from ..messages import HeaderFilter
 from ..sessions import LoginSealer, Registry, derive_key
 from ..values import Instant, Secret
@@ -32,6 +33,7 @@ from .front import HttpsRedirect, Listener, ServerTls
 from .gateway import Gateway
 from .gauges import provider_metrics, session_metrics
 from .grpc import GrpcDoor
+from .handover import Handover
 from .login import Cookies, Login
 from .logout import Logout
 from .provider import ProviderClient
@@ -65,8 +67,17 @@ class App:
         self.telemetry = Telemetry(config.log, clock, log)
         self._store = open_store(config.store, clock)
         self._provider = ProviderClient(config.provider, config.identity, clock)
-        cookies = Cookies(config.session.cookie, config.public_url, config.session.absolute_timeout)
         keys = login_keys(config) if keys is None else keys
+        auth_origin = config.login.auth_origin
+        hosts = self._hosts = Hosts(config.public_url, auth_origin, config.endpoints.prefix)
+        cookies = Cookies(
+            config.session.cookie,
+            config.public_url,
+            config.session.absolute_timeout,
+            hosts,
+            BoundTickets(keys) if auth_origin else None,
+        )
+        sealer = LoginSealer(keys, config.provider.issuer)
         store = MeasuredStore(self._store, self.telemetry.metrics.store_operation)
         announcement = Announcement(config.identity)
         cache: Cache[SignedIn] = Cache(
@@ -90,12 +101,25 @@ class App:
             self._sessions,
             store,
             self._provider,
-            LoginSealer(keys, config.provider.issuer),
+            sealer,
             cookies,
+            hosts,
             self.telemetry,
             login=config.login,
             endpoints=config.endpoints,
             page=config.ui,
+            clock=clock,
+            random=secrets.token_bytes,
+        )
+        handover = Handover(
+            login,
+            self._sessions,
+            store,
+            sealer,
+            cookies,
+            hosts,
+            self.telemetry,
+            settings=config.login,
             clock=clock,
             random=secrets.token_bytes,
         )
@@ -104,6 +128,7 @@ class App:
             store,
             self._provider,
             cookies,
+            hosts,
             self.telemetry,
             settings=config.logout,
             endpoints=config.endpoints,
@@ -135,6 +160,7 @@ class App:
             routes=routes,
             sessions=self._sessions,
             login=login,
+            handover=handover,
             logout=self._logout,
             account=account,
             cookies=cookies,
@@ -162,6 +188,7 @@ class App:
         )
         self._tls = ServerTls(config.listen.tls) if config.listen.tls else None
         self._public = Listener(gateway.handle, config.http, self.telemetry, clock, self._tls)
+        self._checks = Listener(gateway.handle_check, config.http, self.telemetry, clock, self._tls)
         self._grpc = GrpcDoor(config.forward_auth.grpc, gateway.check, int(config.listen.socket_mode, 8))
         self._redirect = Listener(HttpsRedirect(config.public_url).handle, config.http, self.telemetry, clock)
         self._private = Listener(self.admin.handle, config.http, self.telemetry, clock)
@@ -185,6 +212,11 @@ class App:
     def admin_port(self) -> int | None:
         """The port of the administration listener, if there is one."""
         return self._private.port if self.config.admin.address else None
+
+    @property
+    def checks_port(self) -> int:
+        """The port of the listener that other proxies have to themselves."""
+        return self._checks.port
 
     @property
     def grpc_port(self) -> int:
@@ -211,6 +243,7 @@ class App:
         await self.admin.health.peers.open(doors.private, doors.peers, doors.worker)
         await self._redirect.open(doors.redirect)
         await self._grpc.open(doors.grpc)
+        await self._checks.open(doors.checks)
         await self._public.open(doors.public)
         self._files.start()
         self._alone = not doors.peers
@@ -228,7 +261,10 @@ class App:
             workers=config.listen.workers,
             public_url=[str(origin) for origin in config.public_url],
             issuer=config.provider.issuer,
-            redirect_uri=[f"{origin}{config.endpoints.prefix}/callback" for origin in config.public_url],
+            redirect_uri=[
+                f"{origin}{config.endpoints.prefix}/callback"
+                for origin in dict.fromkeys(map(self._hosts.home, config.public_url))
+            ],
             store=config.store.type,
         )
 
@@ -243,7 +279,7 @@ class App:
 
         False if not everything could be closed in time.
         """
-        self.admin.health.draining = self._public.draining = self._grpc.draining = True
+        self.admin.health.draining = self._public.draining = self._checks.draining = self._grpc.draining = True
         self._files.stop()
         try:
             async with asyncio.timeout(self.patience):
@@ -265,7 +301,7 @@ class App:
         self._public.stop_accepting()
         grace = timeouts.drain_max
         lasting = self._forwarding.drain(min(grace, LASTING_GRACE))
-        doors = (self._public, self._redirect, self._grpc)
+        doors = (self._public, self._checks, self._redirect, self._grpc)
         await asyncio.gather(lasting, *(door.close(grace) for door in doors))
 
     async def _let_go(self) -> None:
@@ -284,6 +320,8 @@ class App:
         files, provider = Files(self.telemetry), self.config.provider
         if self._tls is not None:
             files.watch("listen.tls", self._tls.files, self._tls.renew)
+        if self._grpc.tls is not None:
+            files.watch("forward_auth.grpc.tls", self._grpc.tls.files, self._grpc.tls.renew)
         for name, upstream in self._upstreams.items():
             tls = upstream.settings.tls
             files.watch(f"upstreams.{name}.tls", [tls.ca_file, tls.cert_file, tls.key_file], upstream.renew_tls)

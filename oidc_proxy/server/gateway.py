@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from http import HTTPStatus
+from typing import TypeAlias
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 from multidict import CIMultiDictProxy
@@ -41,6 +42,7 @@ from .endpoints import Endpoint, Fields, formless, read_form
 from .exchange import Asked, Exchange, ask_for_body
 from .forwarding import Forwarding
 from .front import CLOSES, GOES_ON, ClientRequest, ListenSettings
+from .handover import Handover
 from .login import Cookies, Login
 from .logout import Logout
 from .metrics import METHODS
@@ -49,7 +51,7 @@ from .telemetry import Access, Telemetry
 
 
 class Gateway:
-    """Answers every request of the public listener."""
+    """Answers every request of the public listener, and of that for other proxies."""
 
     def __init__(
         self,
@@ -57,6 +59,7 @@ class Gateway:
         routes: Routes,
         sessions: Sessions,
         login: Login,
+        handover: Handover,
         logout: Logout,
         account: Account,
         cookies: Cookies,
@@ -77,13 +80,15 @@ class Gateway:
         self._trusts = lru_cache(1024)(lambda peer: is_trusted(peer, trusted))
         self._address = lru_cache(1024)(lambda peer, line: client_address(peer, (line,), trusted))
         self._page, self._telemetry, self._clock = page, telemetry, clock
-        self._start_url, self._callback_path = f"{endpoints.prefix}/start", f"{endpoints.prefix}/callback"
+        self._start_url = f"{endpoints.prefix}/start"
+        self._with_code = {f"{endpoints.prefix}/callback", f"{endpoints.prefix}/handover"}
         self._sign_out_url = f"{endpoints.prefix}/sign_out"
         self._endpoints = {
             f"{endpoints.prefix}/{name}": Endpoint(frozenset(methods.split()), answer, any_host="any host" in options)
             for name, methods, answer, *options in (
-                ("start", "GET HEAD", formless(login.start)),
+                ("start", "GET HEAD", formless(handover.start)),
                 ("callback", "GET", formless(login.callback)),
+                ("handover", "GET", formless(handover.receive)),
                 ("sign_in", "GET HEAD", formless(lambda head: login.sign_in_page(head, checks.asked_for(head)))),
                 ("unavailable", "GET HEAD", formless(login.unavailable)),
                 ("sign_out", "GET HEAD POST", logout.sign_out),
@@ -97,7 +102,15 @@ class Gateway:
         }
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request. Nothing escapes: whatever goes wrong becomes an answer and a log line."""
+        """Answer one request of the public listener."""
+        return await self._handle(request, self._answer)
+
+    async def handle_check(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request of the listener that other proxies have to themselves."""
+        return await self._handle(request, self._answer_check)
+
+    async def _handle(self, request: web.BaseRequest, answer: _Answering) -> web.StreamResponse:
+        """Nothing escapes: whatever goes wrong becomes an answer and a log line."""
         if not isinstance(request, ClientRequest):
             raise TypeError("not from our listener")
         exchange = Exchange(
@@ -108,7 +121,7 @@ class Gateway:
         )
         self._telemetry.metrics.in_flight += 1
         try:
-            return await self._answer(exchange)
+            return await answer(exchange)
         except ProxyError as error:
             return await self._reply(exchange, self._failure(exchange, error))
         except (ConnectionError, asyncio.CancelledError):
@@ -169,10 +182,17 @@ class Gateway:
         if endpoint is not None:
             exchange.route = head.path
             return await self._reply(exchange, await self._own(exchange, head, endpoint))
-        dialect = self._checks.find(head.path)
+        dialect = self._checks.find_on_public(head.path)
         if dialect is not None:
             return await self._check(exchange, head, dialect)
         return await self._guard(exchange, head)
+
+    async def _answer_check(self, exchange: Exchange) -> web.StreamResponse:
+        dialect = self._checks.find(exchange.request.raw_path.partition("?")[0])
+        if dialect is None:  # whichever host was asked: nothing of ours is here
+            raise RequestFault("not_found", "only the dialects are answered on forward_auth.address")
+        head = exchange.head = self._read_head(exchange)
+        return await self._check(exchange, head, dialect)
 
     async def _break_down(self, exchange: Exchange, error: Exception) -> web.StreamResponse:
         reply = self._defect(exchange, error)
@@ -283,7 +303,7 @@ class Gateway:
         """What a proxy is told that asks: the header lines that let a request pass, or another answer."""
         if head.path in self._endpoints:  # it comes to us next, and is judged then; to ask for sign-in here is a loop
             asked.route = head.path
-            return self._checks.nobody(dialect)
+            return self._checks.nobody(dialect, head)
         route, signed_in, verdict = await self._admit(asked, head, demands)
         match verdict:
             case Allow():
@@ -336,7 +356,7 @@ class Gateway:
                 if isinstance(route.access, Anybody):
                     return None
                 raise
-        if signed_in is not None and not self._cookies.shared and signed_in.origin != str(head.origin):
+        if signed_in is not None and not self._cookies.good(signed_in.origin, head.origin):
             return None
         return signed_in
 
@@ -382,8 +402,8 @@ class Gateway:
             settings=self._page,
             # Who may not open this is signed in: another account takes a sign-out, the provider's own included.
             start_url=self._sign_out_url if error.code == "access_denied" else self._start_url,
-            # The callback's address has a code in it: no page repeats that.
-            retry_url=head.target if head.method == "GET" and head.path != self._callback_path else None,
+            # An address with a code in it is repeated by no page.
+            retry_url=head.target if head.method == "GET" and head.path not in self._with_code else None,
             account=account or None,
         )
 
@@ -451,6 +471,8 @@ class Gateway:
                 )
             )
 
+
+_Answering: TypeAlias = Callable[[Exchange], Awaitable[web.StreamResponse]]
 
 _LONGEST_REMEMBERED = 100
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
