@@ -10,6 +10,7 @@ import shlex
 import subprocess
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from oidc_proxy.config import read_config
 from tests.contracts.conftest import GATEWAY
 from tests.gateway import running_world
 from tests.real.applications import program_of_the_system
+from tests.real.fronts import FRONTS, Front
+from tests.real.parts import free_port
+from tests.real.test_forward_auth_cache import ASKS, WHOLE_KEY
 from tests.test_docs import ENVIRON, PAGES, ROOT, assert_parsed, blocks, text_of, written
 
 TRIED = {
@@ -32,6 +36,7 @@ TRIED = {
     "ini": "units of systemd, below",
     "console": "a command, and what it is answered, below",
     "acl": "what Redis has to permit, below",
+    "nginx": "words for the location that asks: below, nginx reads them in the file of deploy/",
 }
 """Language → where its blocks are tried."""
 CORPUS = ROOT / "tests" / "corpus" / "oauth2_proxy"
@@ -154,6 +159,24 @@ def test_systemd_takes_the_units(real_part: Callable[[str, Callable[[], str]], s
         check=False,
     )
     assert (done.returncode, [line for line in done.stderr.splitlines() if "oidc-proxy" in line]) == (0, [])
+
+
+# ── words for nginx ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("page", "block"), found("nginx"))
+def test_nginx_reads_them_where_it_asks(
+    page: Path, block: str, real_part: Callable[[str, Callable[[], Front]], Front], tmp_path: Path
+) -> None:
+    front = real_part("nginx", FRONTS["nginx"])
+    assert block.count(WHOLE_KEY) == block.count("proxy_cache_key") == 1, "the key that the tests keep answers under"
+    ((place, rest),) = re.findall(r"# of proxy_cache_path (\S+) ([^;]+;)", block)
+    words = dict(front.replaced(free_port()))
+    words["\nhttp {"] += f" proxy_cache_path {tmp_path / Path(place).name} {rest}"
+    asking = replace(front, replaced=lambda _: {**words, ASKS: f"{ASKS}\n{block}"})
+    file = asking.written(tmp_path, 0, free_port(), free_port(), 0)
+    done = subprocess.run(front.check(file), capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 # ── what is answered, and what is permitted ───────────────────────────────────────────────────────────────────────────

@@ -198,7 +198,7 @@ class _Loopback(AbstractResolver):
 
 
 class Browser:
-    """One person's browser. Use it as a context manager; tabs share its cookies. All names but localhost are at an address."""
+    """One person's browser, a context manager; tabs share its cookies. Names but localhost are at ``address``."""
 
     def __init__(
         self,

@@ -366,6 +366,7 @@ WRONG = {
     "config.forward_auth.grpc.address=0.0.0.0:5000": "expect 0.0.0.0:4181",
     "mode=forwardAuth,forwardAuth.trustedProxies={10.0.0.0/8},frontProxy=traefik,"
     "config.forward_auth.grpc.address=0.0.0.0:4181": "write grpc.enabled: true instead",
+    "config.forward_auth.address=0.0.0.0:4182": "config.forward_auth.address would be a port",
     "metrics.serviceMonitor.enabled=true,metrics.podMonitor.enabled=true": "would count everything twice",
     "metrics.serviceMonitor.enabled=true,metrics.enabled=false": "or enable metrics.podMonitor instead",
     "gatewayApi.enabled=true": "gatewayApi.gatewayRef.name is missing",

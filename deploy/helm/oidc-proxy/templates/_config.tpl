@@ -91,6 +91,9 @@
 {{- if and (eq .Values.mode "forwardAuth") (eq .Values.frontProxy "none") (not .Values.grpc.enabled) (not (dig "forward_auth" "dialects" "" $config)) -}}
 {{- fail "frontProxy is none, and neither config.forward_auth.dialects nor grpc.enabled says how the proxy asks: write one of them" -}}
 {{- end -}}
+{{- if dig "forward_auth" "address" "" $config -}}
+{{- fail "config.forward_auth.address would be a port that no Service or policy knows: leave it out" -}}
+{{- end -}}
 {{- if and (dig "forward_auth" "grpc" "" $config) (not .Values.grpc.enabled) -}}
 {{- fail "config.forward_auth.grpc would be a port that no Service or policy knows: write grpc.enabled: true instead" -}}
 {{- end -}}
