@@ -181,3 +181,30 @@ def test_what_a_decision_is_made_of_is_sent_along(name: str) -> None:
     read = {"cookie", "accept", "content-type", "origin", "x-requested-with", "upgrade", "sec-fetch-mode"}
     read |= {"sec-fetch-dest", "sec-purpose", "sec-websocket-key", "x-forwarded-for", "x-request-id", "sec-fetch-site"}
     assert read <= {header.lower() for header in CHECKED[name]()}
+
+
+# ── nothing is left out ───────────────────────────────────────────────────────────────────────────────────────────────
+
+OTHERS = {
+    "envoy/envoy.yaml": "run by tests/real/test_forward_auth.py",
+    "envoy-grpc/envoy.yaml": "run by tests/real/test_forward_auth.py",
+    "traefik/dynamic.yaml": "read above",
+}
+"""What is YAML, and neither a manifest nor a configuration of ours; the chart and Compose have tests of their own."""
+
+
+def test_every_configuration_of_ours_is_read_by_a_test() -> None:
+    assert {path.parent.name for path in DEPLOY.glob("*/config.yaml")} == {*FILES, "envoy-grpc", "sidecar"}
+
+
+def test_every_file_is_a_manifest_or_is_known() -> None:
+    """tests/real/test_manifests.py holds the manifests to Kubernetes' schemas, and builds the kustomizations."""
+    for path in sorted({*DEPLOY.rglob("*.yaml"), *DEPLOY.rglob("*.yml")}):
+        name = str(path.relative_to(DEPLOY))
+        if name.startswith(("helm/", "compose/")) or name in OTHERS or path.name == "config.yaml":
+            continue
+        for found in filter(None, yaml.safe_load_all(path.read_text())):
+            assert {"apiVersion", "kind"} <= found.keys(), f"{name} is not known"
+        if name.startswith("kustomize/") and path.name != "kustomization.yaml":
+            kustomization = yaml.safe_load((path.parent / "kustomization.yaml").read_text())
+            assert path.name in kustomization["resources"], f"{name} is built by nobody"

@@ -7,6 +7,7 @@ import contextlib
 import io
 import re
 import shlex
+import subprocess
 import tomllib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from oidc_proxy.cli import main
+from oidc_proxy.cli import command_line, main
 from oidc_proxy.config import Config, fields, read_config
 from oidc_proxy.messages import NEVER_FROM_CLIENTS, canonical_name
 from tests.gateway import World, running_world
@@ -85,16 +86,21 @@ SNIPPETS = [
 ]
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS)
-def test_every_configuration_passes_the_check(snippet: str, tmp_path: Path) -> None:
+def written(snippet: str, folder: Path) -> Path:
+    """The snippet as a whole file, with the secrets that it names."""
     for name in re.findall(r"/run/secrets/(\w+)", snippet):
-        (tmp_path / name).write_text("a secret")
-    content = snippet.replace("/run/secrets/", f"{tmp_path}/")
+        (folder / name).write_text("a secret")
+    content = snippet.replace("/run/secrets/", f"{folder}/")
     if not {"public_url", "provider"} & yaml.safe_load(content).keys():
         content = yaml.safe_dump({name: value for name, value in SMALLEST.items() if name not in content}) + content
-    file = tmp_path / "config.yaml"
+    file = folder / "config.yaml"
     file.write_text(content)
-    loaded = read_config([file], ENVIRON)
+    return file
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_every_configuration_passes_the_check(snippet: str, tmp_path: Path) -> None:
+    loaded = read_config([written(snippet, tmp_path)], ENVIRON)
     assert loaded.settings is not None, [str(problem) for problem in loaded.problems]
     assert {problem.code for problem in loaded.problems} <= {"W201"}, loaded.problems
 
@@ -112,8 +118,9 @@ def test_every_command_can_be_typed(line: str) -> None:
     match shlex.split(line, comments=True):
         case ["make", target]:
             assert target in TARGETS
+            subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
         case ["oidc-proxy", *arguments]:
-            assert_command(arguments)
+            assert_parsed(arguments)
         case ["docker", "compose", "up", *options]:
             assert set(options) <= {"--build"}
             assert "services" in yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -127,6 +134,11 @@ def test_every_command_can_be_typed(line: str) -> None:
             assert f"${{{assignment.partition('=')[0]}}}" in text_of(ROOT / "README.md")
         case _:
             pytest.fail("a command of which this test does not know how to try it")
+
+
+def assert_parsed(arguments: list[str]) -> None:
+    """The command line takes all of it."""
+    command_line(arguments).parse_args(arguments)
 
 
 def assert_command(arguments: list[str]) -> None:

@@ -181,9 +181,13 @@ def _parsed(html: str) -> _Reader:
 
 
 class _Loopback(AbstractResolver):
+    def __init__(self, address: str) -> None:
+        self._address = address
+
     async def resolve(self, host: str, port: int = 0, family: int = socket.AF_INET) -> list[ResolveResult]:
         del family
-        address = ResolveResult(hostname=host, host="127.0.0.1", port=port, family=socket.AF_INET, proto=0, flags=0)
+        place = "127.0.0.1" if host == "localhost" else self._address
+        address = ResolveResult(hostname=host, host=place, port=port, family=socket.AF_INET, proto=0, flags=0)
         return [address]
 
     async def close(self) -> None:
@@ -194,11 +198,17 @@ class _Loopback(AbstractResolver):
 
 
 class Browser:
-    """One person's browser. Use it as a context manager; tabs share its cookies."""
+    """One person's browser, a context manager; tabs share its cookies. Names but localhost are at ``address``."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.time, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.time,
+        ssl_context: ssl.SSLContext | None = None,
+        address: str = "127.0.0.1",
+    ) -> None:
         self.cookies = Jar(clock)
-        connector = aiohttp.TCPConnector(limit=0, resolver=_Loopback(), ssl=ssl_context or True)
+        connector = aiohttp.TCPConnector(limit=0, resolver=_Loopback(address), ssl=ssl_context or True)
         self.http = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),

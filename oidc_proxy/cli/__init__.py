@@ -48,7 +48,7 @@ examples:
 """
 
 
-def _command_line(argv: Sequence[str]) -> argparse.ArgumentParser:
+def command_line(argv: Sequence[str]) -> argparse.ArgumentParser:
     """The parser, with the options of the one command that was typed."""
     parser = argparse.ArgumentParser(
         prog="oidc-proxy",
@@ -76,7 +76,7 @@ def _sentence(summary: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that ``argv`` names and return its exit status; argparse itself exits for a usage error."""
     words = sys.argv[1:] if argv is None else argv
-    options = _command_line(words).parse_args(words)
+    options = command_line(words).parse_args(words)
     try:
         status = int(options.run(options))
         if sys.stdout is not None:  # it was closed before we began

@@ -55,7 +55,7 @@ def build() -> None:
 
 def _build(name: str) -> None:
     why = ""
-    for go in _compilers():
+    for go in compilers():
         command = [go, "install", MODULES[name]]
         done = subprocess.run(
             command, check=False, capture_output=True, text=True, env={**os.environ, "GOBIN": str(_folder())}
@@ -66,8 +66,11 @@ def _build(name: str) -> None:
     raise Unavailable(f"{name} cannot be built: {why}")
 
 
-def _compilers() -> Iterator[str]:
-    """The machine's Go, which may be too old, and then one from a package."""
+def compilers() -> Iterator[str]:
+    """The machine's Go, which may be too old, and then one from a package.
+
+    :raises Unavailable: that cannot be had either
+    """
     found = shutil.which("go", path=f"{os.environ.get('PATH', '')}:/usr/local/go/bin")
     if found is not None:
         yield found

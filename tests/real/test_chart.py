@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,45 +12,15 @@ from typing import Any
 import pytest
 import yaml
 
-from oidc_proxy.config import Config, read_config
 from oidc_proxy.server.store.settings import RedisStoreSettings
-from tests.real.applications import Applications
-from tests.real.charts import CHART, DEPLOY, KUBERNETES, objects, of_kind, program, rendered
+from tests.real.charts import CHART, DEPLOY, objects, of_kind, program, rendered
+from tests.real.manifests import Judge, Object, configuration, name_of, the_deployment, the_pod
 from tests.test_deploy import SAID, UNSAID
-from tests.test_docs import blocks
+from tests.test_docs import PAGES, blocks
 
-Object = dict[str, Any]
 VALUES = {path.name.removesuffix("-values.yaml"): path for path in sorted((CHART / "ci").glob("*.yaml"))}
 FRONTS = {"nginx", "traefik", "envoy-gateway", "istio", "gateway-api"}
-OVERLAYS = sorted(path.parent for path in (DEPLOY / "kustomize" / "overlays").glob("*/kustomization.yaml"))
-SECRETS = "/run/secrets/oidc-proxy/"
-REQUIRED = {
-    ("gateway.networking.k8s.io/v1", "HTTPRoute"): ["parentRefs", "rules"],
-    ("gateway.envoyproxy.io/v1alpha1", "SecurityPolicy"): ["targetRefs", "extAuth"],
-    ("gateway.envoyproxy.io/v1alpha1", "ClientTrafficPolicy"): ["targetRefs", "headers"],
-    ("traefik.io/v1alpha1", "Middleware"): [],
-    ("traefik.io/v1alpha1", "IngressRoute"): ["routes"],
-    ("security.istio.io/v1", "AuthorizationPolicy"): ["action", "rules", "selector"],
-    ("networking.istio.io/v1alpha3", "EnvoyFilter"): ["configPatches", "workloadSelector"],
-    ("networking.istio.io/v1", "VirtualService"): ["hosts", "http"],
-    ("install.istio.io/v1alpha1", "IstioOperator"): ["meshConfig"],
-    ("monitoring.coreos.com/v1", "ServiceMonitor"): ["selector", "endpoints"],
-    ("monitoring.coreos.com/v1", "PrometheusRule"): ["groups"],
-}
-"""What is no part of Kubernetes itself, with what its specification must have."""
-VALIDATION = """
-import json, sys
-from kubernetes_validate import SchemaNotFoundError, ValidationError, validate
-for found in json.load(sys.stdin):
-    try:
-        validate(found, sys.argv[1], strict=True)
-    except SchemaNotFoundError:
-        print("unknown")
-    except ValidationError as problem:
-        print(".".join(map(str, problem.path)), repr(problem.message[:300]))
-    else:
-        print("valid")
-"""
+OVER_GRPC = {"envoy-gateway-grpc", "istio-grpc", "gateway-api-grpc"}
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +29,8 @@ def helm(real_part: Callable[[str, Callable[[], str]], str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def kustomize(real_part: Callable[[str, Callable[[], str]], str]) -> str:
-    return real_part("kustomize", partial(program, "kustomize"))
+def judge(real_part: Callable[[str, Callable[[], Judge]], Judge]) -> Judge:
+    return real_part("Kubernetes' schemas", Judge.prepared)
 
 
 @pytest.fixture(scope="module")
@@ -75,93 +44,29 @@ def manifests(helm: str) -> dict[str, list[Object]]:
     return made
 
 
-def refused(found: list[Object], applications: Applications) -> list[str]:
-    """What Kubernetes would not take, and why."""
-    done = subprocess.run(
-        [applications.bin / "python", "-c", VALIDATION, KUBERNETES.rpartition(".")[0]],
-        input=json.dumps(found),
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    said = done.stdout.splitlines()
-    assert len(said) == len(found)
-    problems = []
-    for each, verdict in zip(found, said, strict=True):
-        if verdict == "unknown":
-            verdict = foreign(each)
-        if verdict != "valid":
-            problems.append(f"{each['kind']} {each.get('metadata', {}).get('name')}: {verdict}")
-    return problems
-
-
-def foreign(found: Object) -> str:
-    needed = REQUIRED.get((found["apiVersion"], found["kind"]))
-    if needed is None:
-        return f"nobody knows {found['apiVersion']}"
-    missing = [name for name in needed if not found["spec"].get(name)]
-    return f"has no {', '.join(missing)}" if missing else "valid"
-
-
-def configuration(found: list[Object], tmp_path: Path) -> Config:
-    """What oidc_proxy reads in the Pod, and no problem in it."""
-    volumes = the_pod(found)["volumes"]
-    (volume,) = (each for each in volumes if each["name"] == "config")
-    (kept,) = (each for each in of_kind("ConfigMap", found) if name_of(each) == volume["configMap"]["name"])
-    for secret in of_kind("Secret", found):
-        for key in secret.get("data", ()):
-            (tmp_path / key).write_text(f"what {key} holds")
-    for volume in volumes:
-        for source in volume.get("projected", {}).get("sources", ()):
-            for item in source["secret"]["items"]:
-                (tmp_path / item["path"]).write_text(f"{item['key']} of {source['secret']['name']}")
-    file = tmp_path / "config.yaml"
-    file.write_text(kept["data"]["config.yaml"].replace(SECRETS, f"{tmp_path}/"))
-    loaded = read_config([file], {})
-    assert loaded.settings is not None, [str(problem) for problem in loaded.problems]
-    # Without an admin token, nobody can administer sessions; that is as it should be.
-    assert {problem.code for problem in loaded.problems} <= {"W206"}, loaded.problems
-    return loaded.settings
-
-
-def name_of(found: Object) -> str:
-    return str(found["metadata"]["name"])
-
-
-def the_deployment(found: list[Object]) -> Object:
-    (one,) = (each for each in of_kind("Deployment", found) if "valkey" not in name_of(each))
-    return one
-
-
-def the_pod(found: list[Object]) -> Object:
-    spec: Object = the_deployment(found)["spec"]["template"]["spec"]
-    return spec
-
-
 # ── what every values file makes ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_kubernetes_takes_every_object(manifests: dict[str, list[Object]], applications: Applications) -> None:
+def test_kubernetes_takes_every_object(manifests: dict[str, list[Object]], judge: Judge) -> None:
     found = [each for made in manifests.values() for each in made]
-    assert refused(found, applications) == []
+    assert judge.refused(found) == []
 
 
-def test_what_kubernetes_does_not_take_is_noticed(
-    manifests: dict[str, list[Object]], applications: Applications
-) -> None:
+def test_what_kubernetes_does_not_take_is_noticed(manifests: dict[str, list[Object]], judge: Judge) -> None:
     deployment = json.loads(json.dumps(the_deployment(manifests["minimal"])))
     deployment["spec"]["replica"] = 2
     unheard = {"apiVersion": "example.com/v1", "kind": "Nobody", "metadata": {"name": "x"}, "spec": {}}
-    route = {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "x"}, "spec": {}}
-    assert len(refused([deployment, unheard, route], applications)) == 3
-
-
-def test_kubernetes_takes_every_manifest_in_the_folders_for_proxies(applications: Applications) -> None:
-    texts = [path.read_text() for path in sorted(DEPLOY.glob("*/*.yaml")) if "\nkind:" in path.read_text()]
-    found = [each for text in texts for each in objects(text)]
-    assert len(found) > 10
-    assert refused(found, applications) == []
+    route = {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": {"name": "x"},
+        "spec": {"rule": []},
+    }
+    monitor = json.loads(json.dumps(*of_kind("PodMonitor", manifests["pod-monitor"])))
+    monitor["spec"]["podMetricsEndpoints"][0]["prot"] = "admin"
+    istio = json.loads(json.dumps(*of_kind("IstioOperator", manifests["istio-grpc"])))
+    istio["spec"]["meshConfig"]["extensionProviders"][0]["envoyExtAuthzGrpc"]["fail_open"] = False
+    assert len(judge.refused([deployment, unheard, route, monitor, istio])) == 5
 
 
 @pytest.mark.parametrize("name", [name for name in VALUES if name != "existing"])
@@ -193,7 +98,7 @@ def test_nothing_of_ours_may_do_more_than_it_needs(name: str, manifests: dict[st
         assert pod["automountServiceAccountToken"] is False
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        for container in (c for c in pod["containers"] if "busybox" not in c["image"]):
+        for container in [*pod["containers"], *pod.get("initContainers", ())]:
             assert container["securityContext"]["readOnlyRootFilesystem"] is True
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
             assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
@@ -208,7 +113,8 @@ def test_probes_ask_the_administration_listener(name: str, manifests: dict[str, 
     assert {get["port"] for get in asked.values()} == {"admin"}
     assert [get["path"] for get in asked.values()] == ["/livez", "/livez", "/readyz"]
     (service,) = (each for each in of_kind("Service", manifests[name]) if name_of(each) == "web-oidc-proxy")
-    assert [port["targetPort"] for port in service["spec"]["ports"]] == ["http"], "the public one must not lead there"
+    ports = [port["targetPort"] for port in service["spec"]["ports"]]
+    assert ports in (["http"], ["http", "grpc"]), "the public one must not lead there"
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -234,7 +140,7 @@ def test_a_proxy_that_asks_says_the_whole_answer_and_clears_the_rest(
     assert dialect == {"nginx": "nginx", "traefik": "forward"}.get(name, "envoy")
 
 
-@pytest.mark.parametrize("name", sorted(FRONTS - {"traefik", "istio"}))
+@pytest.mark.parametrize("name", sorted((FRONTS | OVER_GRPC) - {"traefik", "istio", "istio-grpc"}))
 def test_browsers_reach_all_our_pages_and_nothing_else(name: str, manifests: dict[str, list[Object]]) -> None:
     table = (DEPLOY.parent / "oidc_proxy" / "server" / "gateway.py").read_text()
     ours = {f"/oauth2/{page}" for page in re.findall(r'^ +\("(\w+)", "[A-Z ]+", ', table, re.MULTILINE)}
@@ -249,7 +155,7 @@ def test_browsers_reach_all_our_pages_and_nothing_else(name: str, manifests: dic
     assert len(paths) == len(ours)
 
 
-@pytest.mark.parametrize("name", ["traefik", "istio"])
+@pytest.mark.parametrize("name", ["traefik", "istio", "istio-grpc"])
 def test_nobody_outside_may_ask(name: str, manifests: dict[str, list[Object]]) -> None:
     text = yaml.safe_dump(manifests[name])
     assert ("!PathPrefix(`/oauth2/authz/`) && !Path(`/oauth2/auth`)" in " ".join(text.split())) or (
@@ -284,6 +190,61 @@ def test_istio_is_told_to_ask_and_to_refuse_what_it_cannot_ask_about(manifests: 
     assert actions["CUSTOM"]["provider"]["name"] == provider["name"]
 
 
+@pytest.mark.parametrize("name", sorted({*OVER_GRPC, "contour"}))
+def test_over_grpc_everybody_means_the_same_port(name: str, manifests: dict[str, list[Object]], tmp_path: Path) -> None:
+    found = manifests[name]
+    asked = configuration(found, tmp_path).forward_auth
+    assert asked.grpc is not None
+    assert (asked.grpc.address, asked.dialects) == ("0.0.0.0:4181", ()), "nobody asks over HTTP as well"
+    (port,) = (port for port in the_pod(found)["containers"][0]["ports"] if port["name"] == "grpc")
+    assert port["containerPort"] == 4181
+    (service,) = (each for each in of_kind("Service", found) if name_of(each) == "web-oidc-proxy")
+    (served,) = (port for port in service["spec"]["ports"] if port["name"] == "grpc")
+    assert (served["targetPort"], served["appProtocol"]) == ("grpc", "kubernetes.io/h2c")
+    assert served["port"] == (9191 if name == "istio-grpc" else 4181)
+    if name != "contour":
+        (asks,) = asking_over_grpc(found)
+        assert asks["port"] == served["port"]
+        assert "web-oidc-proxy" in (asks.get("name"), asks.get("service", "").partition(".")[0])
+
+
+def asking_over_grpc(found: list[Object]) -> list[Object]:
+    """Where each proxy asks: never failing open, and without a list of headers, since the answer says which go."""
+    places: list[Object] = []
+    for policy in of_kind("SecurityPolicy", found):
+        asks = policy["spec"]["extAuth"]
+        assert (asks["failOpen"], asks.keys()) == (False, {"failOpen", "timeout", "grpc"})
+        places += asks["grpc"]["backendRefs"]
+    for route in of_kind("HTTPRoute", found):
+        filters = [each for rule in route["spec"]["rules"] for each in rule.get("filters", ())]
+        places += [each["externalAuth"]["backendRef"] for each in filters if each["externalAuth"]["protocol"] == "GRPC"]
+    for operator in of_kind("IstioOperator", found):
+        (provider,) = operator["spec"]["meshConfig"]["extensionProviders"]
+        assert provider["envoyExtAuthzGrpc"]["failOpen"] is False
+        places.append(provider["envoyExtAuthzGrpc"])
+    return places
+
+
+def test_the_network_policy_opens_the_port_for_grpc_only_where_it_is(manifests: dict[str, list[Object]]) -> None:
+    opened = {}
+    for name in ("istio-grpc", "full"):
+        (policy,) = (each for each in of_kind("NetworkPolicy", manifests[name]) if name_of(each) == "web-oidc-proxy")
+        opened[name] = [port["port"] for port in policy["spec"]["ingress"][0]["ports"]]
+    assert opened == {"istio-grpc": [4180, 4181], "full": [4180]}
+
+
+def test_prometheus_asks_each_pod_where_there_is_no_service_for_it(manifests: dict[str, list[Object]]) -> None:
+    found = manifests["pod-monitor"]
+    (monitor,) = of_kind("PodMonitor", found)
+    assert of_kind("ServiceMonitor", found) == []
+    assert [name_of(each) for each in of_kind("Service", found)] == ["web-oidc-proxy"]
+    labels = the_deployment(found)["spec"]["template"]["metadata"]["labels"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert monitor["spec"]["namespaceSelector"]["matchNames"] == ["auth"]
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["port"] in {port["name"] for port in the_pod(found)["containers"][0]["ports"]}
+
+
 def test_headers_of_the_configuration_are_those_that_the_application_gets(helm: str) -> None:
     done = rendered(
         helm, "--values", str(VALUES["traefik"]), "--set-json", 'config.identity.headers={"X-User": "user"}'
@@ -295,7 +256,7 @@ def test_headers_of_the_configuration_are_those_that_the_application_gets(helm: 
     assert "X-Forwarded-User" in middlewares["web-oidc-proxy-strip"]["headers"]["customRequestHeaders"]
 
 
-@pytest.mark.parametrize("name", sorted(FRONTS))
+@pytest.mark.parametrize("name", sorted(FRONTS | OVER_GRPC))
 def test_our_pages_are_where_the_configuration_says(name: str, helm: str) -> None:
     done = rendered(helm, "--values", str(VALUES[name]), "--set", "config.endpoints.prefix=/sso")
     assert "/sso/" in done.stdout
@@ -326,10 +287,30 @@ def test_replicas_are_protected_where_there_are_several(manifests: dict[str, lis
 def test_a_network_policy_never_means_everything(helm: str) -> None:
     options = ("networkPolicy.enabled=true", "networkPolicy.redisPorts=[]", "networkPolicy.upstreamPorts=[]")
     done = rendered(helm, "--values", str(VALUES["nginx"]), *(f"--set-json={option}" for option in options))
-    (policy,) = of_kind("NetworkPolicy", objects(done.stdout))
-    for rule in [*policy["spec"]["ingress"], *policy["spec"]["egress"]]:
-        assert rule["ports"]
-    assert all(rule["from"] for rule in policy["spec"]["ingress"])
+    policies = of_kind("NetworkPolicy", objects(done.stdout))
+    assert {name_of(policy) for policy in policies} == {"web-oidc-proxy", "web-oidc-proxy-test"}
+    for spec in [policy["spec"] for policy in policies]:
+        assert spec["policyTypes"] == ["Ingress", "Egress"]
+        assert all(rule["ports"] for rule in [*spec.get("ingress", ()), *spec.get("egress", ())])
+        assert all(rule["from"] for rule in spec.get("ingress", ()))
+
+
+def test_a_network_policy_is_for_every_pod(manifests: dict[str, list[Object]]) -> None:
+    found = manifests["trial"]
+    pods = [each["spec"]["template"]["metadata"]["labels"] for each in of_kind("Deployment", found)]
+    pods += [each["metadata"]["labels"] for each in of_kind("Pod", found)]
+    chosen = [each["spec"]["podSelector"]["matchLabels"] for each in of_kind("NetworkPolicy", found)]
+    assert len(pods) == len(chosen) == 3
+    for labels in pods:
+        assert [selector.items() <= labels.items() for selector in chosen].count(True) == 1
+    (valkey,) = (each["spec"] for each in of_kind("NetworkPolicy", found) if name_of(each) == "web-oidc-proxy-valkey")
+    (rule,) = valkey["ingress"]
+    (peer,) = rule["from"]
+    assert (
+        peer["podSelector"]["matchLabels"].items()
+        <= the_deployment(found)["spec"]["template"]["metadata"]["labels"].items()
+    )
+    assert "egress" not in valkey, "it connects to nobody"
 
 
 def test_alerts_are_those_of_the_file_but_for_those_left_out(manifests: dict[str, list[Object]]) -> None:
@@ -376,8 +357,18 @@ WRONG = {
     "config.http.timeouts.drain_max=90s,terminationGracePeriodSeconds=60": "leave it out, or write 101",
     "frontProxy=nginx": "write mode: forwardAuth",
     "mode=forwardAuth": "forwardAuth.trustedProxies is missing",
-    "mode=forwardAuth,forwardAuth.trustedProxies={10.0.0.0/8}": "does not say how the proxy asks",
+    "mode=forwardAuth,forwardAuth.trustedProxies={10.0.0.0/8}": "grpc.enabled says how the proxy asks",
     "mode=forwardAuth,frontProxy=gatewayApi,forwardAuth.trustedProxies={10.0.0.0/8}": "needs the name of the Gateway",
+    "grpc.enabled=true": "grpc.enabled is for a proxy that asks",
+    "mode=forwardAuth,frontProxy=nginx,forwardAuth.trustedProxies={10.0.0.0/8},grpc.enabled=true": "over HTTP only",
+    "mode=forwardAuth,forwardAuth.trustedProxies={10.0.0.0/8},grpc.enabled=true,grpc.port=80": "same port",
+    "mode=forwardAuth,forwardAuth.trustedProxies={10.0.0.0/8},grpc.enabled=true,"
+    "config.forward_auth.grpc.address=0.0.0.0:5000": "expect 0.0.0.0:4181",
+    "mode=forwardAuth,forwardAuth.trustedProxies={10.0.0.0/8},frontProxy=traefik,"
+    "config.forward_auth.grpc.address=0.0.0.0:4181": "write grpc.enabled: true instead",
+    "config.forward_auth.address=0.0.0.0:4182": "config.forward_auth.address would be a port",
+    "metrics.serviceMonitor.enabled=true,metrics.podMonitor.enabled=true": "would count everything twice",
+    "metrics.serviceMonitor.enabled=true,metrics.enabled=false": "or enable metrics.podMonitor instead",
     "gatewayApi.enabled=true": "gatewayApi.gatewayRef.name is missing",
     "secrets.clientSecret=abc": "existingSecret and secrets are both given",
     "devValkey.enabled=true,sessionStorage.redis.existingSecret=redis": "devValkey has no password",
@@ -418,21 +409,19 @@ def test_the_readme_lists_every_value_with_its_default() -> None:
 
 SNIPPETS = [
     pytest.param(block, id=f"{page.relative_to(DEPLOY.parent)} {number}")
-    for page in (CHART / "README.md", DEPLOY.parent / "docs" / "kubernetes.md")
+    for page in PAGES
     for number, block in enumerate(blocks(page, "yaml values"), start=1)
 ]
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
-def test_values_in_the_documentation_are_taken(
-    snippet: str, helm: str, applications: Applications, tmp_path: Path
-) -> None:
+def test_values_in_the_documentation_are_taken(snippet: str, helm: str, judge: Judge, tmp_path: Path) -> None:
     file = tmp_path / "values.yaml"
     file.write_text(snippet)
     done = rendered(helm, "--values", str(file))
     assert done.returncode == 0, done.stderr
     found = objects(done.stdout)
-    assert refused(found, applications) == []
+    assert judge.refused(found) == []
     configuration(found, tmp_path)
 
 
@@ -440,25 +429,3 @@ def test_the_chart_is_of_this_version() -> None:
     from oidc_proxy import __version__
 
     assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == __version__
-
-
-# ── kustomize ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def built(kustomize: str, folder: Path) -> list[Object]:
-    done = subprocess.run([kustomize, "build", str(folder)], capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return objects(done.stdout)
-
-
-@pytest.mark.parametrize("folder", OVERLAYS, ids=lambda folder: folder.name)
-def test_kustomizations_are_taken_by_kubernetes(folder: Path, kustomize: str, applications: Applications) -> None:
-    assert refused(built(kustomize, folder), applications) == []
-
-
-@pytest.mark.parametrize("folder", OVERLAYS, ids=lambda folder: folder.name)
-def test_the_program_reads_what_a_kustomization_has(folder: Path, kustomize: str, tmp_path: Path) -> None:
-    found = built(kustomize, folder)
-    config = configuration(found, tmp_path)
-    assert config.http.timeouts.drain_max + 5 + 5 < the_pod(found)["terminationGracePeriodSeconds"]
-    assert bool(config.forward_auth.dialects) == (folder.name == "forward-auth")

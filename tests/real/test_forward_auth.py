@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from oidc_proxy.config.oauth2_proxy import convert, read
 from oidc_proxy.demo.directory import ANN, EVE
 from oidc_proxy.demo.listener import Call
 from tests.gateway import World, running_world
 from tests.real.fronts import FRONTS, Front
 from tests.real.parts import Process, free_port
-from tests.real.redis import RedisSentinels, RedisServer
+from tests.real.redis import RedisServer
 from tests.wire import Response, ask, folded, message
 from tests.world import Browser, Page
 
-CORPUS = Path(__file__).parents[1] / "corpus"
 DEEP = "/echo/deep%20er?a=b%2Fc&d=%20"
 
 
@@ -54,13 +51,6 @@ class Ingress:
             return browser.cookies.header(self.url)
 
 
-@pytest.fixture
-def nginx_of_oauth2_proxy(real_part: Any) -> Front:
-    """nginx as it was set up for oauth2-proxy."""
-    found: Front = real_part("nginx", FRONTS["nginx"])
-    return replace(found, file="oauth2-proxy.conf", folder=CORPUS)
-
-
 @pytest.fixture(params=FRONTS)
 def front(request: pytest.FixtureRequest, real_part: Any) -> Front:
     """Each of the proxies in turn."""
@@ -69,9 +59,12 @@ def front(request: pytest.FixtureRequest, real_part: Any) -> Front:
 
 
 @asynccontextmanager
-async def ingress(front: Front, folder: Path, config: Mapping[str, Any] | None = None) -> AsyncIterator[Ingress]:
+async def ingress(
+    front: Front, folder: Path, config: Mapping[str, Any] | None = None, url: str = ""
+) -> AsyncIterator[Ingress]:
+    """It listens at ``url`` as well, if its file was told to."""
     port = free_port()
-    url = f"http://127.0.0.1:{port}"
+    url = url or f"http://127.0.0.1:{port}"
     client = {"redirect_uris": (f"{url}/oauth2/callback",), "post_logout_redirect_uris": (f"{url}/*",)}
     settings = {"public_url": url, "upstream": None, **front.settings(), **(config or {})}
     async with running_world(settings, client=client) as world:
@@ -353,75 +346,3 @@ async def test_f206_a_route_of_envoy_demands_a_group(envoy_grpc: Front, tmp_path
         assert (await eve.sign_in(f"{it.url}/echo", "eve", "eve")).status == 403
         assert (await eve.fetch(f"{it.url}/public/x")).status == 403, "a demand holds wherever Envoy makes it"
         assert [words_of(call)["x-auth-request-user"] for call in it.reached] == [ANN.sub]
-
-
-# ── oauth2-proxy's users ──
-
-
-async def test_f201_nginx_needs_no_change_where_oauth2_proxy_was(nginx_of_oauth2_proxy: Front, tmp_path: Path) -> None:
-    config = {"forward_auth": {"dialects": ["oauth2_proxy"], "trusted_proxies": ["127.0.0.1/32"]}, "routes": []}
-    async with ingress(nginx_of_oauth2_proxy, tmp_path, config) as it, it.browser() as ann:
-        page = await ann.navigate(f"{it.url}{DEEP}")
-        assert page.status == 403, "nginx was told to say so"
-        form = await ann.click(page, "Sign in")
-        assert (await ann.fill_sign_in(form, "ann", "ann")).url == f"{it.url}{DEEP}"
-        said = words_of(it.reached[-1])
-        assert (said["x-user"], said["x-email"]) == (ANN.sub, "ann@example.test")
-        assert said["x-access-token"].startswith("ey")
-        await ann.navigate(f"{it.url}/oauth2/sign_out", initiator=f"{it.url}/")
-        assert (await ann.navigate(f"{it.url}/echo")).status == 403
-        assert (await ann.fetch(f"{it.url}/echo")).status == 403
-        assert len(it.reached) == 1
-        for lie in ("X-Auth-Request-Redirect: https://evil.test/", "X-Auth-Request-Redirect: /x"):
-            response = await it.ask("GET /echo?mine", lie, "Accept: text/html")
-            assert b"evil" not in response.body
-            assert b"/echo%3Fmine" in response.body
-
-
-@pytest.fixture
-def redis_sentinels(redis_server: RedisServer) -> Iterator[RedisSentinels]:
-    """Redis behind Sentinels; the other fixture says whether there is a Redis at all."""
-    sentinels = RedisSentinels.launch()
-    yield sentinels
-    sentinels.close()
-
-
-@pytest.mark.parametrize(("file", "refused"), [("oauth2-proxy.conf", 403), ("oauth2-proxy-7.15.conf", 302)])
-async def test_what_is_imported_from_oauth2_proxy_works_behind_its_nginx(
-    nginx_of_oauth2_proxy: Front, file: str, refused: int, tmp_path: Path, redis_sentinels: RedisSentinels
-) -> None:
-    """Redis behind Sentinels, open paths, groups, domains: only addresses and secrets are those of the test."""
-    text = (CORPUS / "oauth2_proxy" / "nginx.cfg").read_text()
-    draft = convert(read(text), forwarded_uri=True)
-    config = yaml.safe_load(draft.yaml())
-    for place in ("public_url", "admin"):
-        del config[place]
-    del config["listen"]["address"]
-    config["provider"] = {"scopes": config["provider"]["scopes"]}
-    config["store"]["sentinel"]["addresses"] = redis_sentinels.addresses
-    del config["store"]["password"], config["store"]["sentinel"]["password"]
-    nginx = replace(nginx_of_oauth2_proxy, file=file)
-    async with ingress(nginx, tmp_path, config) as it, it.browser() as ann, it.browser() as eve:
-        deep = DEEP if refused == 403 else "/echo/deeper?a=b"  # what 7.15 redirects to is not encoded
-        form = await ann.click(await ann.navigate(f"{it.url}{deep}"), "Sign in")
-        assert (await ann.fill_sign_in(form, "ann", "ann")).url == f"{it.url}{deep}"
-        said = words_of(it.reached[-1])
-        assert (said["x-user"], said["x-email"]) == (ANN.sub, "ann@example.test")
-        assert said["x-access-token"].startswith("ey")
-        assert "_example=" in ann.cookies.header(it.url)
-        assert {entry.key.split(b":")[0] for entry in await redis_sentinels.master().dump_all()} == {b"oidc_proxy"}
-        reached = len(it.reached)
-        form = await eve.click(await eve.navigate(f"{it.url}/echo"), "Sign in")
-        assert (await eve.fill_sign_in(form, "eve", "eve")).status == 403
-        for line in ("GET /echo", "GET /healthy", "GET /private", "GET /public/../echo", "GET /echo?/public/"):
-            response = await it.ask(line, "X-Forwarded-Uri: /public/x", "X-Original-URI: /public/x")
-            assert response.status == (403 if ".." in line else refused), line  # what reads in two ways is nobody's
-        assert len(it.reached) == reached
-        for target in ("/public/x", "/health"):
-            response = await it.ask(f"GET {target}", "X-Auth-Request-User: evil", "X-User: evil")
-            assert response.status in {200, 404}, "the application has answered"
-            assert words_of(it.reached[-1]).get("x-user", "") == ""
-        cookie = ann.cookies.header(it.url)
-        assert (await it.ask("GET /echo", cookie=cookie)).status == 200
-        await ann.navigate(f"{it.url}/oauth2/sign_out", initiator=f"{it.url}/")
-        assert (await it.ask("GET /echo", cookie=cookie)).status == refused

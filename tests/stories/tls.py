@@ -23,7 +23,7 @@ def another_certificate(name: str = "others") -> tuple[str, str]:
     """One more, of this common name: who trusts several tells them apart by it."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    names = [x509.DNSName(text) for text in ("app.test", "a.apps.test", "localhost")]
+    names = [x509.DNSName(text) for text in ("app.test", "a.apps.test", "app.example.com", "localhost")]
     day = datetime.timedelta(days=1)
     now = datetime.datetime.now(datetime.UTC)
     made = (

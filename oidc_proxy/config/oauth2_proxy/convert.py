@@ -384,7 +384,8 @@ def _announced(given: Given, draft: Draft) -> None:
     if which == "access_token":
         headers["X-Forwarded-Access-Token"] = "token"
     if not passed or claim != "email" or given.truth("prefer-email-to-user") or which == "access_token":
-        draft.put("identity.headers", headers, "pass-user-headers", "prefer-email-to-user", "pass-access-token")
+        about_user = ("pass-user-headers", "prefer-email-to-user", "oidc-email-claim", "user-id-claim")
+        draft.put("identity.headers", headers, *about_user, "pass-access-token")
     about = ("pass-access-token", "pass-authorization-header", "set-authorization-header")
     draft.put("identity.authorization", which, *about)
 

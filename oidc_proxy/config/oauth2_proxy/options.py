@@ -51,8 +51,8 @@ SENTENCES: Mapping[str, str] = {
     "M109": "the access token goes on as `Authorization: Bearer` as well",
     "M110": "has no effect beside the ID token: only one token goes on, as `Authorization: Bearer` and, for nginx, as "
     "X-Auth-Request-Access-Token",
-    "M111": "health is asked for on the administration listener: /livez and /readyz of `admin.address`; change the "
-    "probes",
+    "M111": "health is asked for on the administration listener, `admin.address`, and never at the public address: "
+    "change the probes from /ping to /livez, and from /ready to /readyz, at its port",
     "M112": "is always so: a person goes to the provider at once, without a page with a button; /oauth2/sign_in has "
     "one",
     "M113": "is not needed: a program, by what it accepts and by fetch metadata, gets 401 and a problem document "

@@ -1,4 +1,4 @@
-"""oauth2-proxy's configuration as it is written: file, alpha file, command line, Compose file, environment.
+"""oauth2-proxy's configuration as it is written: file, alpha file, command line, Compose file, objects, environment.
 
 Whatever it is read from, it becomes flags and what they are set to, by the names that the command line has.
 """
@@ -41,6 +41,8 @@ _COMMAND = re.compile(r"(-{1,2}[A-Za-z]|(\S*/)?oauth2-proxy\b|(sudo|exec|docker|
 def _read(text: str) -> Values:
     if _COMMAND.match(_first_line(text)) and "--" in text:
         return of_words(shlex.split(text.replace("\\\n", " "), comments=True))
+    if assigned := _assigned(text):
+        return of_environ(assigned)
     try:
         return of_settings(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
@@ -57,9 +59,23 @@ def _read(text: str) -> Values:
     return _within(documents)
 
 
-def _first_line(text: str) -> str:
+def _lines(text: str) -> Iterator[str]:
     lines = (line.strip() for line in text.splitlines())
-    return next((line for line in lines if line and not line.startswith("#")), "")
+    return (line for line in lines if line and not line.startswith("#"))
+
+
+def _first_line(text: str) -> str:
+    return next(_lines(text), "")
+
+
+_ASSIGNMENT = re.compile(r"(?:export\s+)?([A-Z_][A-Z0-9_]*)=(?!.*\s--)(?:\"(.*)\"|'(.*)'|(.*))")
+
+
+def _assigned(text: str) -> dict[str, str]:
+    """The variables of a file that has nothing else, such as Docker's ``--env-file`` takes."""
+    found = [_ASSIGNMENT.fullmatch(line) for line in _lines(text)]
+    variables = {part[1]: part[2] or part[3] or part[4] or "" for part in found if part}
+    return variables if all(found) and any(name.startswith(_VARIABLE) for name in variables) else {}
 
 
 # ── what it is written in ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -105,7 +121,25 @@ def _within(documents: list[Any]) -> Values:
     found = [values for values in containers if values.keys() & OPTIONS.keys()] or [{}]
     if len(found) > 1:
         raise ValueError(f"has {len(found)} containers of oauth2-proxy: keep one of them")
+    files = [values for mapping in _mappings(documents) for values in _config_map(mapping)]
+    if len(files) > 1:
+        raise ValueError(f"has {len(files)} files of oauth2-proxy in ConfigMaps: keep one of them")
+    for values in files:
+        found[0].pop("config", None)
+        return values | found[0]
     return found[0]
+
+
+def _config_map(mapping: Mapping[Any, Any]) -> Iterator[Values]:
+    """The configuration files in an object that is a ConfigMap."""
+    data = mapping.get("data")
+    for text in data.values() if mapping.get("kind") == "ConfigMap" and isinstance(data, Mapping) else ():
+        try:
+            settings = tomllib.loads(str(text))
+        except tomllib.TOMLDecodeError:
+            continue
+        if settings.keys() & BY_KEY.keys():
+            yield of_settings(settings)
 
 
 def _container(mapping: Mapping[Any, Any], *, escaped: bool) -> Values:

@@ -1,5 +1,6 @@
 {{- define "oidc-proxy.dialect" -}}
-{{- get (dict "nginx" "nginx" "traefik" "forward" "envoyGateway" "envoy" "istio" "envoy" "gatewayApi" "envoy") .Values.frontProxy -}}
+{{- $dialect := get (dict "nginx" "nginx" "traefik" "forward" "envoyGateway" "envoy" "istio" "envoy" "gatewayApi" "envoy") .Values.frontProxy -}}
+{{- if not .Values.grpc.enabled }}{{ $dialect }}{{ end -}}
 {{- end -}}
 
 {{/* Where sessions are kept, from sessionStorage and devValkey. */}}
@@ -64,6 +65,7 @@
 {{- if eq .Values.mode "forwardAuth" -}}
 {{- $asks := dict "trusted_proxies" .Values.forwardAuth.trustedProxies -}}
 {{- with include "oidc-proxy.dialect" . }}{{ $_ := set $asks "dialects" (list .) }}{{ end -}}
+{{- if .Values.grpc.enabled }}{{ $_ := set $asks "grpc" (dict "address" "0.0.0.0:4181") }}{{ end -}}
 {{- $_ := set $own "forward_auth" $asks -}}
 {{- end -}}
 {{- mergeOverwrite $own (deepCopy .Values.config) | toYaml -}}
@@ -86,8 +88,14 @@
 {{- if and (eq .Values.mode "forwardAuth") (not .Values.forwardAuth.trustedProxies) (not (dig "forward_auth" "trusted_proxies" "" $config)) -}}
 {{- fail "forwardAuth.trustedProxies is missing: write the networks that the proxy asks from, such as the range of the Pods [10.0.0.0/8]; nobody else gets an answer" -}}
 {{- end -}}
-{{- if and (eq .Values.mode "forwardAuth") (eq .Values.frontProxy "none") (not (dig "forward_auth" "dialects" "" $config)) -}}
-{{- fail "frontProxy is none, and config.forward_auth.dialects does not say how the proxy asks: write one of them" -}}
+{{- if and (eq .Values.mode "forwardAuth") (eq .Values.frontProxy "none") (not .Values.grpc.enabled) (not (dig "forward_auth" "dialects" "" $config)) -}}
+{{- fail "frontProxy is none, and neither config.forward_auth.dialects nor grpc.enabled says how the proxy asks: write one of them" -}}
+{{- end -}}
+{{- if dig "forward_auth" "address" "" $config -}}
+{{- fail "config.forward_auth.address would be a port that no Service or policy knows: leave it out" -}}
+{{- end -}}
+{{- if and (dig "forward_auth" "grpc" "" $config) (not .Values.grpc.enabled) -}}
+{{- fail "config.forward_auth.grpc would be a port that no Service or policy knows: write grpc.enabled: true instead" -}}
 {{- end -}}
 {{- end -}}
 {{- if and (not .Values.hosts) (or (ne .Values.frontProxy "none") .Values.ingress.enabled .Values.gatewayApi.enabled) -}}
@@ -97,6 +105,21 @@
 {{- end -}}
 {{- if and (ne .Values.frontProxy "none") (ne .Values.mode "forwardAuth") -}}
 {{- fail (printf "frontProxy is %s, but mode is %s: write mode: forwardAuth, or frontProxy: none" .Values.frontProxy .Values.mode) -}}
+{{- end -}}
+{{- if and .Values.grpc.enabled (ne .Values.mode "forwardAuth") -}}
+{{- fail "grpc.enabled is for a proxy that asks: write mode: forwardAuth, or grpc.enabled: false" -}}
+{{- end -}}
+{{- if and .Values.grpc.enabled (has .Values.frontProxy (list "nginx" "traefik")) -}}
+{{- fail (printf "frontProxy %s asks over HTTP only: write grpc.enabled: false" .Values.frontProxy) -}}
+{{- end -}}
+{{- if and .Values.grpc.enabled (eq (int .Values.grpc.port) (int .Values.service.port)) -}}
+{{- fail "grpc.port and service.port are the same port of one Service: write another" -}}
+{{- end -}}
+{{- if and .Values.metrics.serviceMonitor.enabled .Values.metrics.podMonitor.enabled -}}
+{{- fail "metrics.serviceMonitor and metrics.podMonitor would count everything twice: enable one of them" -}}
+{{- end -}}
+{{- if and .Values.metrics.serviceMonitor.enabled (not .Values.metrics.enabled) -}}
+{{- fail "metrics.serviceMonitor needs the Service of metrics.enabled: write true, or enable metrics.podMonitor instead" -}}
 {{- end -}}
 {{- if and (eq .Values.mode "forwardAuth") (or .Values.ingress.enabled .Values.gatewayApi.enabled) -}}
 {{- fail "ingress.enabled and gatewayApi.enabled lead everything to oidc_proxy, which has no application behind it in mode forwardAuth: frontProxy makes the objects for that" -}}
@@ -113,8 +136,9 @@
 {{- if and .Values.devValkey.enabled (or .Values.sessionStorage.redis.existingSecret .Values.secrets.redisPassword) -}}
 {{- fail "devValkey has no password: leave sessionStorage.redis.existingSecret and secrets.redisPassword empty" -}}
 {{- end -}}
-{{- range $section, $port := dict "listen" "4180" "admin" "9180" -}}
-{{- $address := dig $section "address" "" $config -}}
+{{- range $section, $port := dict "listen" "4180" "admin" "9180" "forward_auth.grpc" "4181" -}}
+{{- $address := $config -}}
+{{- range splitList "." (printf "%s.address" $section) }}{{ $address = kindIs "map" $address | ternary (get (kindIs "map" $address | ternary $address dict) .) "" }}{{ end -}}
 {{- if and $address (not (hasSuffix (printf ":%s" $port) (toString $address))) -}}
 {{- fail (printf "config.%s.address is %s: the chart's Services, probes and policies expect 0.0.0.0:%s, so leave it out" $section $address $port) -}}
 {{- end -}}

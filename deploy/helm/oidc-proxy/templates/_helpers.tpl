@@ -167,11 +167,19 @@ nginx.ingress.kubernetes.io/proxy-buffer-size: 32k
 
 {{/* What belongs into Istio's own settings. */}}
 {{- define "oidc-proxy.meshConfig" -}}
+{{- $service := printf "%s.%s.svc.%s" (include "oidc-proxy.fullname" .) (include "oidc-proxy.namespace" .) .Values.clusterDomain -}}
 pathNormalization: {normalization: DECODE_AND_MERGE_SLASHES}
 extensionProviders:
   - name: {{ .Values.forwardAuth.istio.providerName }}
+    {{- if .Values.grpc.enabled }}
+    envoyExtAuthzGrpc:
+      service: {{ $service }}
+      port: {{ .Values.grpc.port }}
+      timeout: 2s
+      failOpen: false
+    {{- else }}
     envoyExtAuthzHttp:
-      service: {{ include "oidc-proxy.fullname" . }}.{{ include "oidc-proxy.namespace" . }}.svc.{{ .Values.clusterDomain }}
+      service: {{ $service }}
       port: {{ .Values.service.port }}
       pathPrefix: {{ include "oidc-proxy.prefix" . }}/authz/envoy
       timeout: 2s
@@ -179,4 +187,5 @@ extensionProviders:
       includeRequestHeadersInCheck: {{ include "oidc-proxy.asked" . }}
       headersToUpstreamOnAllow: {{ include "oidc-proxy.said" . }}
       headersToDownstreamOnDeny: [content-type, location, www-authenticate, cache-control, retry-after]
+    {{- end }}
 {{- end -}}
