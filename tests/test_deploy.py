@@ -90,11 +90,16 @@ def test_the_application_reads_the_whole_answer(name: str) -> None:
 
 def test_traefik_replaces_the_whole_answer_and_clears_the_rest() -> None:
     middlewares = yaml.safe_load(text_of("traefik"))["http"]["middlewares"]
+    cleared = middlewares["strip"]["headers"]
     assert middlewares["oidc"]["forwardAuth"]["authResponseHeaders"] == SAID
-    assert set(UNSAID) <= middlewares["strip"]["headers"]["customRequestHeaders"].keys()
-    middleware, route = yaml.safe_load_all(text_of("traefik", "middleware.yaml"))
+    assert set(UNSAID) <= cleared["customRequestHeaders"].keys()
+    strip, middleware, route = yaml.safe_load_all(text_of("traefik", "middleware.yaml"))
+    assert strip["spec"]["headers"] == cleared
     assert middleware["spec"]["forwardAuth"]["authResponseHeaders"] == SAID
-    assert [rule.get("middlewares") for rule in route["spec"]["routes"]] == [[{"name": "oidc"}], None]
+    assert [rule.get("middlewares") for rule in route["spec"]["routes"]] == [
+        [{"name": "strip"}, {"name": "oidc"}],
+        None,
+    ]
 
 
 def test_envoy_removes_what_clients_say_and_lets_the_whole_answer_through() -> None:
