@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,14 @@ def test_the_application_reads_the_whole_answer(name: str) -> None:
     lines = [line.split() for line in text_of(name).splitlines()]
     words = {"nginx": "proxy_set_header", "caddy": "copy_headers"}[name]
     assert set(SAID) <= {word for line in lines if line[:1] == [words] for word in line[1:]}
+
+
+def test_caddy_removes_what_an_answer_may_leave_empty_before_it_asks() -> None:
+    """From 2.10.0 to 2.11.1, the client's header stands where the answer's is empty (CVE-2026-30851)."""
+    before, asks, _ = text_of("caddy").partition("forward_auth")
+    removed = [name.lower() for name in re.findall(r"request_header -(\S+)", before)]
+    assert asks
+    assert [name for name in [*SAID, *UNSAID] if not any(fnmatch(name.lower(), one) for one in removed)] == []
 
 
 def test_traefik_replaces_the_whole_answer_and_clears_the_rest() -> None:
