@@ -12,7 +12,7 @@ DEVELOPMENT := import tomllib; groups = tomllib.load(open("pyproject.toml", "rb"
 	print(*groups["test"], *groups["check"], sep="\n")
 EXTRA := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["grpc"], sep="\n")
 APPLICATIONS := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["applications"], sep="\n")
-PURE := values errors messages caching rewriting tokens oidc identity sessions websocket policy pages forward_auth
+PURE := values errors messages caching rewriting tokens oidc identity sessions handover websocket policy pages forward_auth
 INTO := .
 
 .PHONY: help install demo test bench bench-all coverage check docs lock

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection as Pipe
 import aiohttp
 import uvloop
 
-from oidc_proxy.server.upstream import Upstream, UpstreamSettings
+from oidc_proxy.server.upstream import Upstream, UpstreamRequest, UpstreamSettings
 
 CONCURRENCY = 32
 ROUNDS = 5
@@ -76,7 +76,7 @@ async def compare(port: int, count: int) -> None:
     url, headers = f"http://127.0.0.1:{port}/page?a=1", [(name.decode(), value.decode()) for name, value in HEADERS]
 
     async def ours() -> None:
-        response = await upstream.send(b"GET", b"/page?a=1", HEADERS)
+        response = await upstream.send(UpstreamRequest(b"GET", b"/page?a=1", HEADERS))
         size = 0
         while piece := await response.read():
             size += len(piece)

@@ -282,13 +282,15 @@ class Unreadable(ValueError):
     """A record that cannot be opened: another key, another record, another version, or damaged."""
 
 
-def _seal(key: bytes, nonce: bytes, plain: bytes, bound_to: bytes) -> bytes:
+def seal_bytes(key: bytes, nonce: bytes, plain: bytes, bound_to: bytes) -> bytes:
+    """Sealed with AES-GCM; only the same key and ``bound_to`` open it. ``nonce`` is 12 fresh random bytes."""
     if len(nonce) != NONCE_BYTES:
         raise ValueError(f"a nonce takes {NONCE_BYTES} random bytes")
     return nonce + AESGCM(key).encrypt(nonce, plain, bound_to)
 
 
-def _open(key: bytes, sealed: bytes, bound_to: bytes) -> bytes:
+def open_bytes(key: bytes, sealed: bytes, bound_to: bytes) -> bytes:
+    """What was sealed. Raises Unreadable."""
     try:
         return AESGCM(key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], bound_to)
     except (InvalidTag, ValueError):
@@ -298,7 +300,7 @@ def _open(key: bytes, sealed: bytes, bound_to: bytes) -> bytes:
 def seal(session: Session, ticket: Ticket, nonce: bytes) -> bytes:
     """The session as the store keeps it. ``nonce`` is 12 fresh random bytes."""
     bound_to = b"session" + RECORD_VERSION + ticket.record_id.encode()
-    return RECORD_VERSION + _seal(ticket.key, nonce, _records.encode(session), bound_to)
+    return RECORD_VERSION + seal_bytes(ticket.key, nonce, _records.encode(session), bound_to)
 
 
 def unseal(record: bytes, ticket: Ticket) -> Session:
@@ -308,7 +310,7 @@ def unseal(record: bytes, ticket: Ticket) -> Session:
     if read is None:
         known = ", ".join(version.hex() for version in _READERS)
         raise Unreadable(f"record of version {version.hex() or 'none'}; this release reads {known}")
-    plain = _open(ticket.key, sealed, b"session" + version + ticket.record_id.encode())
+    plain = open_bytes(ticket.key, sealed, b"session" + version + ticket.record_id.encode())
     try:
         return read(plain)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -351,7 +353,9 @@ class LoginSealer:
             return_to=login.return_to.removeprefix(here) if login.return_to.startswith(f"{here}/") else login.return_to,
             issuer="" if login.issuer == self._issuer else login.issuer,
         )
-        sealed = _seal(self._keys[0], nonce, _records.encode(compact), _login(login.state, began, login.redirect_uri))
+        sealed = seal_bytes(
+            self._keys[0], nonce, _records.encode(compact), _login(login.state, began, login.redirect_uri)
+        )
         return f"{began}.{_base64(sealed)}"
 
     def open(self, cookie: str, state: str, redirect_uri: str) -> PendingLogin | None:
@@ -363,7 +367,7 @@ class LoginSealer:
             return None
         for key in self._keys:
             try:
-                compact = _logins.decode(_open(key, sealed, _login(state, began, redirect_uri)))
+                compact = _logins.decode(open_bytes(key, sealed, _login(state, began, redirect_uri)))
             except (Unreadable, msgspec.DecodeError):
                 continue
             return_to = compact.return_to
@@ -450,13 +454,13 @@ class Registry:
 
     def seal(self, card: Card, nonce: bytes) -> bytes:
         """The card as the store keeps it."""
-        return _seal(self._keys[0], nonce, _records.encode(card), f"card\0{card.record_id}".encode())
+        return seal_bytes(self._keys[0], nonce, _records.encode(card), f"card\0{card.record_id}".encode())
 
     def open(self, sealed: bytes, record_id: str) -> Card | None:
         """The card of this record, or None if it cannot be opened."""
         for key in self._keys:
             try:
-                return _cards.decode(_open(key, sealed, f"card\0{record_id}".encode()))
+                return _cards.decode(open_bytes(key, sealed, f"card\0{record_id}".encode()))
             except (Unreadable, msgspec.DecodeError):
                 continue
         return None

@@ -56,6 +56,7 @@ async def gang(folder: Path, store: RedisServer | None, **config: Any) -> AsyncI
         gateway.__class__ = Gang
         assert isinstance(gateway, Gang)
         await gateway.until("/readyz", 200)
+        await until(lambda: store is None or len(gateway.lines(event="worker.ready")) == 2)
         yield gateway, provider, backend
 
 
@@ -84,7 +85,8 @@ async def metric(gateway: Serving, name: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for what must come; so long only if it does not."""
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.02)

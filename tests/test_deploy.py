@@ -143,6 +143,10 @@ def test_the_lists_of_our_pages_are_whole() -> None:
     table = (DEPLOY.parent / "oidc_proxy" / "server" / "gateway.py").read_text()
     ours = {f"/oauth2/{name}" for name in re.findall(r'^ +\("(\w+)", "[A-Z ]+", ', table, re.MULTILINE)}
     assert {"/oauth2/start", "/oauth2/callback", "/oauth2/sign_out"} < ours
+    (listed,) = re.findall(
+        r'range list ("start".*?) -', (DEPLOY / "helm/oidc-proxy/templates/_helpers.tpl").read_text()
+    )
+    assert {f"/oauth2/{name}" for name in re.findall(r"\w+", listed)} == ours
     (rule,) = objects("ingress-nginx")["Ingress", "oidc-proxy"]["spec"]["rules"]
     assert {path["path"] for path in rule["http"]["paths"]} == ours
     assert {path["pathType"] for path in rule["http"]["paths"]} == {"Exact"}

@@ -18,39 +18,17 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "oidc_proxy"
 
+_SOCKETS = "provider store cache upstream telemetry metrics outlet front files pipe grpc"
+_ORDERS = (
+    "archive refresh sessions streams upgrade cookies endpoints login handover logout account "
+    "exchange checks forwarding gateway gauges admin"
+)
 FLOORS = (
     {"", "values", "errors"},
     {"messages", "caching", "rewriting"},
-    {"tokens", "oidc", "identity", "sessions", "websocket", "policy", "forward_auth", "pages"},
-    {
-        "server",
-        *(
-            f"server.{name}"
-            for name in (
-                *(
-                    "provider",
-                    "store",
-                    "cache",
-                    "upstream",
-                    "telemetry",
-                    "metrics",
-                    "outlet",
-                    "front",
-                    "files",
-                    "pipe",
-                    "grpc",
-                ),
-            )
-        ),
-    },
-    {
-        *(f"server.{name}" for name in ("archive", "refresh", "sessions", "streams", "upgrade")),
-        *(
-            f"server.{name}"
-            for name in ("endpoints", "login", "logout", "account", "exchange", "checks", "forwarding", "gateway")
-        ),
-        *(f"server.{name}" for name in ("gauges", "admin")),
-    },
+    {"tokens", "oidc", "identity", "sessions", "handover", "websocket", "policy", "forward_auth", "pages"},
+    {"server", *(f"server.{name}" for name in _SOCKETS.split())},
+    {f"server.{name}" for name in _ORDERS.split()},
     {"config", "server.doors", "server.app", "server.workers", "cli", "__main__"},
     {"demo"},
 )
@@ -73,6 +51,7 @@ SAME_FLOOR = {
     "identity": {"tokens"},  # an Identity is made of verified claims and nothing else
     "oidc": {"tokens"},  # the provider's settings hold those of its tokens
     "sessions": {"identity", "oidc", "tokens"},  # a session holds what a sign-in brought
+    "handover": {"oidc", "sessions"},  # it is a sign-in that another origin does, and brings its ticket
     "policy": {"sessions", "identity", "tokens", "websocket"},
     "forward_auth": {"policy", "sessions", "identity", "tokens", "pages"},
     "server.grpc": {"server.front"},  # what a listening socket is
@@ -86,16 +65,18 @@ SAME_FLOOR = {
         "server.sessions",
     },  # the end of a session is the end of its streams
     "server.upgrade": {f"server.{name}" for name in ("archive", "exchange", "sessions")},
-    "server.login": {"server.archive", "server.sessions"},
-    "server.logout": {"server.endpoints", "server.login", "server.sessions"},  # it takes back the cookies of a sign-in
+    "server.endpoints": {"server.cookies", "server.sessions"},  # what each of them works with
+    "server.login": {"server.archive", "server.endpoints"},
+    "server.handover": {"server.endpoints", "server.login"},  # where nobody is signed in, a hand-over begins with that
+    "server.logout": {"server.endpoints"},
     # A user's own list ends sessions as signing out does, and says so in the same words.
-    "server.account": {"server.archive", "server.endpoints", "server.login", "server.logout", "server.sessions"},
+    "server.account": {"server.archive", "server.endpoints", "server.logout"},
     "server.checks": {"server.archive"},  # what a proxy that asks is told of a session
     # What is open on behalf of a session ends with it, so the way to the backend knows sessions; it takes no decision.
     "server.forwarding": {f"server.{name}" for name in ("archive", "exchange", "sessions", "streams", "upgrade")},
     "server.gateway": {
         *(f"server.{name}" for name in ("archive", "sessions", "exchange", "checks", "forwarding")),
-        *(f"server.{name}" for name in ("endpoints", "login", "logout", "account")),
+        *(f"server.{name}" for name in ("endpoints", "login", "handover", "logout", "account")),
     },
     "server.telemetry": {"server.metrics", "server.outlet"},  # whoever writes down what happened counts it
     # How full the memory of sessions is; whoever keeps it does not know that it is counted.

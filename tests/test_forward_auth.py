@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from oidc_proxy import pages
@@ -396,7 +397,37 @@ def test_f201_who_asked_oauth2_proxy_before_gets_the_token_under_its_name() -> N
     settings = IdentitySettings()
     plan = announce(identify(CLAIMS, settings), CLAIMS, "t0ken", settings)
     no_store = b"Cache-Control: no-store\r\n"
-    assert OAUTH2_PROXY.more(plan) == no_store + b"X-Auth-Request-Access-Token: t0ken\r\n"
+    assert OAUTH2_PROXY.more(ORIGINAL, plan) == no_store + b"X-Auth-Request-Access-Token: t0ken\r\n"
     nothing = no_store + b"X-Auth-Request-Access-Token: \r\n"
-    assert OAUTH2_PROXY.more(HeaderPlan(())) == OAUTH2_PROXY.more(None) == nothing
-    assert NGINX.more(plan) == no_store
+    assert OAUTH2_PROXY.more(ORIGINAL, HeaderPlan(())) == OAUTH2_PROXY.more(ORIGINAL, None) == nothing
+    assert NGINX.more(ORIGINAL, plan) == no_store
+
+
+KEPT = {
+    "nginx": "X-Original-URL, X-Original-Method",
+    "forward": "X-Forwarded-Method, X-Forwarded-Host, X-Forwarded-Uri",
+    "envoy": "Host",
+    "oauth2_proxy": "X-Original-URL, X-Original-Method, X-Forwarded-Uri, Host",
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_f212_a_yes_may_be_kept_where_it_is_set_for_whoever_asks_the_very_same(name: str) -> None:
+    settings = ForwardAuthSettings.model_validate({"dialects": [name], "cache": "3500ms"})
+    (dialect,) = dialects(settings, "/oauth2", one_rule=True)
+    vary = f"Cookie, Authorization, Origin, Sec-WebSocket-Key, {KEPT[name]}"
+    assert len(vary) <= 128, "nginx keeps nothing that varies by more"
+    for method in ("GET", "HEAD"):
+        lines = dialect.more(replace(ORIGINAL, method=method), None).decode().split("\r\n")
+        assert lines[:2] == ["Cache-Control: max-age=3", f"Vary: {vary}"]
+    for method in ("POST", "PUT", "OPTIONS", "PROPFIND", "MOVE", "get"):
+        lines = dialect.more(replace(ORIGINAL, method=method), None).decode().split("\r\n")
+        assert lines[0] == "Cache-Control: no-store"
+        assert not any(line.startswith("Vary") for line in lines)
+    assert (dialect.yes, dialect.path) == (200, next(d.path for d in DIALECTS if isinstance(dialect, type(d))))
+
+
+@pytest.mark.parametrize("wrong", ["0s", "500ms", "61s", "3", "-1s"])
+def test_f212_it_is_not_kept_for_no_time_nor_for_long(wrong: str) -> None:
+    with pytest.raises(ValueError, match="cache"):
+        ForwardAuthSettings.model_validate({"cache": wrong})

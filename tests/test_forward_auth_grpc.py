@@ -110,8 +110,8 @@ def test_a_demand_that_is_not_understood_is_refused(extensions: Mapping[str, str
 
 
 def test_the_dialect_has_no_address_of_its_own_and_demands_nothing_by_the_query() -> None:
-    assert (ENVOY.path, ENVOY.yes, ENVOY.more(None)) == ("", 200, b"")
     asked = heard(target="/x?groups=a")
+    assert (ENVOY.path, ENVOY.yes, ENVOY.more(asked, None)) == ("", 200, b"")
     assert ENVOY.demands(asked, asked) == ()
 
 

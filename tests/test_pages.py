@@ -481,6 +481,25 @@ def test_f260_only_an_outage_recovers_by_itself(fault: ProxyError) -> None:
     assert headers(page).get("Retry-After") == ("5" if outage else None)
 
 
+def test_f213_a_page_that_counts_its_tries_comes_back_to_itself() -> None:
+    fault = StoreFault("store_unavailable", retry_after=7)
+    for again, url in (("/again?n=1&m", "/again?n=1&m"), (None, "/wanted"), ("/" + "x" * 2048, "/wanted")):
+        document = Document(error_page(fault, retry_url="/wanted", reload_url=again))
+        assert document.refresh() == f"7; url={url}"
+        assert document.urls() == ["/wanted"], "who does not want to wait goes there at once"
+
+
+@pytest.mark.parametrize(
+    ("tries", "least", "most"),
+    [(0, 5, 10), (1, 10, 20), (2, 20, 40), (3, 30, 60), (4, 30, 60), (9, 30, 60), (10**9, 30, 60)],
+)
+def test_f213_pages_come_back_less_and_less_often_and_not_all_at_once(tries: int, least: int, most: int) -> None:
+    assert (pages.back_off(tries, 0.0), pages.back_off(tries, 1.0)) == (least, most)
+    waits = [pages.back_off(tries, chance / 256) for chance in range(256)]
+    assert waits == sorted(waits)
+    assert max(waits.count(wait) for wait in waits) <= 256 / (most - least) + 1
+
+
 @pytest.mark.parametrize(("after", "sent"), [(30, "30"), (0, "1"), (-3, "1"), (None, "5")])
 def test_f260_retry_after(after: int | None, sent: str) -> None:
     fault = ProviderFault("provider_unavailable", retry_after=after)

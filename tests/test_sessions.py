@@ -527,7 +527,7 @@ def test_ss_21_keys_are_replaced_without_losing_sign_ins(keys: list[bytes], open
 def test_a_seal_that_holds_something_else_is_no_sign_in() -> None:
     from oidc_proxy import sessions
 
-    sealed = sessions._seal(KEY, NONCE, msgspec.msgpack.encode([1]), sessions._login(LOGIN.state, BEGAN, CALLBACK))
+    sealed = sessions.seal_bytes(KEY, NONCE, msgspec.msgpack.encode([1]), sessions._login(LOGIN.state, BEGAN, CALLBACK))
     cookie = f"{BEGAN}.{urlsafe_b64encode(sealed).decode().rstrip('=')}"
     assert SEALER.open(cookie, LOGIN.state, CALLBACK) is None
 

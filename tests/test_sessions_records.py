@@ -136,7 +136,7 @@ def test_f149_the_version_cannot_be_exchanged_for_another_that_is_read(monkeypat
 def sealed(plain: bytes, ticket: Ticket) -> bytes:
     """Anything at all, sealed as a record."""
     bound_to = b"session" + RECORD_VERSION + ticket.record_id.encode()
-    return RECORD_VERSION + sessions._seal(ticket.key, NONCE, plain, bound_to)
+    return RECORD_VERSION + sessions.seal_bytes(ticket.key, NONCE, plain, bound_to)
 
 
 def changed(**members: Any) -> bytes:
@@ -345,7 +345,7 @@ def test_f66_the_key_before_still_opens_cards() -> None:
 
 @pytest.mark.parametrize("content", [[1], {"record_id": "a" * 64}, {"record_id": 1}, "text"])
 def test_f66_what_is_no_card_is_none(content: object) -> None:
-    kept = sessions._seal(bytes(32), NONCE, msgspec.msgpack.encode(content), f"card\0{CARD.record_id}".encode())
+    kept = sessions.seal_bytes(bytes(32), NONCE, msgspec.msgpack.encode(content), f"card\0{CARD.record_id}".encode())
     assert FIRST.open(kept, CARD.record_id) is None
 
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from oidc_proxy.config.problems import Problem
 from oidc_proxy.forward_auth import ForwardAuthSettings
 from oidc_proxy.messages import EndpointSettings
-from oidc_proxy.oidc import ProviderSettings
+from oidc_proxy.oidc import LoginSettings, ProviderSettings
 from oidc_proxy.policy import RouteSettings, RoutesInvalid, compile_routes, overlaps
 from oidc_proxy.server.admin import AdminSettings
 from oidc_proxy.server.front.settings import ListenSettings
@@ -227,6 +227,13 @@ def askers_known(forward_auth: ForwardAuthSettings) -> Iterator[Problem]:
             "add “trusted_proxies: [127.0.0.1/32]” with the addresses that the proxy in front connects from, such as "
             "172.16.0.0/12 for Docker's networks or the range of the pods in Kubernetes",
         )
+    if forward_auth.address is not None and not forward_auth.dialects:
+        yield Problem(
+            "E129",
+            "forward_auth.address",
+            "is where nobody could ask: there are no `dialects`, and gRPC has an address of its own",
+            "add “dialects: [nginx]” or the like, or remove the key",
+        )
 
 
 def methods_told(routes: Sequence[RouteSettings], forward_auth: ForwardAuthSettings) -> Iterator[Problem]:
@@ -240,6 +247,28 @@ def methods_told(routes: Sequence[RouteSettings], forward_auth: ForwardAuthSetti
                     "depends on the method, which a proxy that `forward_auth.forwarded_uri` believes does not tell",
                     "let the proxy send X-Original-URL and X-Original-Method, and remove `forwarded_uri`",
                 )
+
+
+def one_auth_origin(public_url: Sequence[Origin], login: LoginSettings, session: SessionSettings) -> Iterator[Problem]:
+    """Where one origin signs in for all, each host has a cookie of its own, and browsers bring it along."""
+    auth, path = login.auth_origin, "login.auth_origin"
+    if auth is None:
+        return
+    if auth not in public_url:
+        yield Problem("E132", path, f"is {auth}, which is none of `public_url`", f"add {auth} to `public_url`")
+    for index, origin in enumerate(public_url):
+        if origin.scheme != auth.scheme:
+            words = f"is {origin.scheme}, but login.auth_origin is {auth.scheme}; a hand-over must not leave https"
+            yield Problem("E132", f"public_url.{index}", words, f"write {auth.scheme}://{origin.host}")
+        elif origin.host == auth.host and origin != auth:
+            words = f"has the host of {path}; ports do not separate cookies, so each would take the other's session"
+            yield Problem("E132", f"public_url.{index}", words, "give each a host of its own")
+    if session.cookie.domain is not None:
+        words = "takes the session to the other hosts already, so that nothing is handed over"
+        yield Problem("E132", "session.cookie.domain", words, f"remove it, or {path}")
+    if session.cookie.same_site == "Strict":
+        words = "is Strict, so browsers leave the cookie out where one host sends them to another, and sign in for ever"
+        yield Problem("E132", "session.cookie.same_site", words, "write Lax")
 
 
 def lifetimes(session: SessionSettings) -> Iterator[Problem]:
@@ -285,26 +314,35 @@ def routes_usable(
         yield Problem("W209", f"routes.{index}", sentence, "give it the same conditions, or an upstream of its own")
 
 
-def grpc_listens(listen: ListenSettings, admin: AdminSettings, forward_auth: ForwardAuthSettings) -> Iterator[Problem]:
-    """gRPC has an address of its own, which all workers can listen on."""
-    if forward_auth.grpc is None:
-        return
-    address, path = forward_auth.grpc.address, "forward_auth.grpc.address"
-    if address in {listen.address, listen.redirect_https, admin.address}:
-        yield Problem("E128", path, "is the address of another listener as well", "write another port")
-    if address.startswith("unix:") and listen.workers > 1:
+def grpc_listens(listen: ListenSettings, forward_auth: ForwardAuthSettings) -> Iterator[Problem]:
+    """All workers can listen where Envoy asks."""
+    if forward_auth.grpc is not None and forward_auth.grpc.address.startswith("unix:") and listen.workers > 1:
         yield Problem(
-            "E128", path, "is a Unix domain socket, which several workers cannot share", "write a port, or workers: 1"
+            "E128",
+            "forward_auth.grpc.address",
+            "is a Unix domain socket, which several workers cannot share",
+            "write a port, or workers: 1",
         )
 
 
-def listeners_differ(listen: ListenSettings, admin: AdminSettings) -> Iterator[Problem]:
+def listeners_differ(
+    listen: ListenSettings, admin: AdminSettings, forward_auth: ForwardAuthSettings
+) -> Iterator[Problem]:
     """Each listener has an address of its own."""
-    if admin.address == listen.address:
-        yield Problem("E128", "admin.address", "is the address of `listen` as well", "write another port")
-    if listen.redirect_https is not None and listen.redirect_https in {admin.address, listen.address}:
-        name = "`admin`" if listen.redirect_https == admin.address else "`listen`"
-        yield Problem("E128", "listen.redirect_https", f"is the address of {name} as well", "write another port")
+    grpc = forward_auth.grpc
+    taken: dict[str, str] = {}
+    for name, path, address in (
+        ("listen", "listen.address", listen.address),
+        ("admin", "admin.address", admin.address),
+        ("listen.redirect_https", "listen.redirect_https", listen.redirect_https),
+        ("forward_auth", "forward_auth.address", forward_auth.address),
+        ("forward_auth.grpc", "forward_auth.grpc.address", grpc.address if grpc is not None else None),
+    ):
+        if address is None:
+            continue
+        if address in taken:
+            yield Problem("E128", path, f"is the address of `{taken[address]}` as well", "write another port")
+        taken.setdefault(address, name)
 
 
 def https_there(public_url: Sequence[Origin], listen: ListenSettings) -> Iterator[Problem]:
@@ -353,6 +391,7 @@ CHECKS = (
     trusts_everybody,
     askers_known,
     methods_told,
+    one_auth_origin,
     lifetimes,
     routes_usable,
     listeners_differ,

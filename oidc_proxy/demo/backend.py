@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from ssl import SSLContext
-from typing import Self
 
 from aiohttp import WSMsgType, web
 
-from oidc_proxy.demo.listener import Answer, Call, Listener, json_answer
+from oidc_proxy.demo.listener import Answer, Call, Listener, Served, json_answer
 from oidc_proxy.demo.pages import backend_page
 
 USER_HEADERS = ("X-Forwarded-Preferred-Username", "X-Forwarded-Email", "X-Forwarded-User")
@@ -61,7 +60,7 @@ class Switches:
         return self.at.get(path, self.usual)
 
 
-class Backend:
+class Backend(Served):
     """Pages for people, `/echo…` in JSON for tests, `/ws` a WebSocket that echoes, `/events` server-sent events.
 
     `requests` holds what it was asked, in order.
@@ -82,26 +81,9 @@ class Backend:
         self._listener = Listener(self._answer, host=host, port=port, ssl_context=ssl_context, clock=clock)
 
     @property
-    def port(self) -> int:
-        return self._listener.port
-
-    @property
     def url(self) -> str:
         """Scheme, host and port, without a slash at the end."""
         return self._listener.base
-
-    async def open(self) -> None:
-        await self._listener.open()
-
-    async def close(self) -> None:
-        await self._listener.close()
-
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self.close()
 
     async def _answer(self, call: Call, request: web.BaseRequest) -> Answer | web.StreamResponse:
         self.requests.append(call)

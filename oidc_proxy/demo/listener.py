@@ -12,7 +12,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from ssl import SSLContext
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qsl
 
 from aiohttp import web
@@ -221,6 +221,29 @@ class Listener:
                 request.transport.close()
         else:
             await response.write_eof()
+
+
+class Served:
+    """Whoever answers at a listener of its own. `open` after `close` gets the same port and forgets nothing."""
+
+    _listener: Listener
+
+    @property
+    def port(self) -> int:
+        return self._listener.port
+
+    async def open(self) -> None:
+        await self._listener.open()
+
+    async def close(self) -> None:
+        await self._listener.close()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
 
 
 async def _read_body(request: web.BaseRequest) -> tuple[bytes, int, str]:

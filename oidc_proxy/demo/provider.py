@@ -7,14 +7,14 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from ssl import SSLContext
-from typing import Any, Self
+from typing import Any
 
 from aiohttp import web
 
 from oidc_proxy.demo import authorization, logout, minting, token_endpoint
 from oidc_proxy.demo.directory import USERS, Client, User
 from oidc_proxy.demo.keys import KeyRing
-from oidc_proxy.demo.listener import Answer, Call, Listener, json_answer
+from oidc_proxy.demo.listener import Answer, Call, Listener, Served, json_answer
 from oidc_proxy.demo.realm import Delivery, Realm
 
 WELL_KNOWN = "/.well-known/openid-configuration"
@@ -90,11 +90,11 @@ ENDPOINTS = {
 }
 
 
-class Provider(Realm):
+class Provider(Realm, Served):
     """A realm with a socket. Without `issuer`, it is the address that it listens on, followed by `path`.
 
     `requests` holds what it was asked, in order; `faults`, `lifetimes`, `users` and the rest of the realm may be
-    changed at any time. `open` after `close` gets the same port and forgets nothing.
+    changed at any time.
     """
 
     def __init__(
@@ -119,10 +119,6 @@ class Provider(Realm):
         self._listener = Listener(self._answer, host=host, port=port, ssl_context=ssl_context, clock=clock)
 
     @property
-    def port(self) -> int:
-        return self._listener.port
-
-    @property
     def address(self) -> str:
         """Where it listens, e.g. `http://127.0.0.1:8081`; not always the host of the issuer."""
         return self._listener.base
@@ -133,18 +129,8 @@ class Provider(Realm):
         return f"{self.address}{self.path}{WELL_KNOWN}"
 
     async def open(self) -> None:
-        await self._listener.open()
+        await super().open()
         self.issuer = self.issuer or f"{self.address}{self._default_path}"
-
-    async def close(self) -> None:
-        await self._listener.close()
-
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self.close()
 
     def calls(self, endpoint: str) -> list[Call]:
         """What was asked of one endpoint (`discovery`, `jwks`, `authorization`, `token`, …), in order."""

@@ -2,8 +2,8 @@
 
 A dialect reads the question into the head of the original request, which then meets the same routes as if it had come
 to us, and makes an answer that its proxy passes on, or at least does not turn into another one. Each reads one family
-of headers and no other: what one proxy overwrites, another lets through as the client sent it. ``dialects`` has those
-who ask over HTTP, and the settings; ``grpc`` has what Envoy says over gRPC.
+of headers and no other: what one proxy overwrites, another lets through as the client sent it. ``settings`` says who
+may ask, ``dialects`` has those who ask over HTTP, and ``grpc`` has what Envoy says over gRPC.
 """
 
 from oidc_proxy.forward_auth.dialects import (
@@ -14,13 +14,12 @@ from oidc_proxy.forward_auth.dialects import (
     Envoy,
     EnvoyGrpc,
     Forward,
-    ForwardAuthSettings,
-    GrpcSettings,
     Nginx,
     OAuth2Proxy,
     dialects,
 )
 from oidc_proxy.forward_auth.grpc import Answer, Question, allowed, denied, named
+from oidc_proxy.forward_auth.settings import ForwardAuthSettings, GrpcSettings, GrpcTlsSettings
 
 __all__ = [
     "AUTH_REQUEST_HEADERS",
@@ -33,6 +32,7 @@ __all__ = [
     "Forward",
     "ForwardAuthSettings",
     "GrpcSettings",
+    "GrpcTlsSettings",
     "Nginx",
     "OAuth2Proxy",
     "Question",

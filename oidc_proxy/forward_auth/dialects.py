@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Literal, Protocol, TypeAlias
+from typing import ClassVar, Literal, Protocol, TypeAlias
 from urllib.parse import quote, unquote_plus
 
 from msgspec.structs import replace
-from pydantic import Field
 
 from oidc_proxy import pages
 from oidc_proxy.errors import ProxyError, RequestFault
+from oidc_proxy.forward_auth.settings import ForwardAuthSettings
 from oidc_proxy.identity import Identity, IdentitySettings, announce
 from oidc_proxy.messages import (
     HeaderPlan,
-    Network,
     Origins,
     Reply,
     RequestHead,
@@ -29,56 +28,7 @@ from oidc_proxy.messages import (
 )
 from oidc_proxy.policy import Condition
 from oidc_proxy.tokens import VerifiedClaims
-from oidc_proxy.values import Settings
-
-_PLACE = r"^(unix:/[^\x00-\x1f]+|(\[[0-9A-Fa-f:.]+\]|[^:\s]+):\d{1,5})$"
-
-
-class GrpcSettings(Settings):
-    """Envoy's `ext_authz` over gRPC, on a port of its own. Needs `pip install oidc-proxy[grpc]`."""
-
-    address: str = Field(
-        description="Address and port where Envoy asks, in plain HTTP/2; or a Unix domain socket, `unix:` and its "
-        "path, which takes `listen.socket_mode` and a single worker.",
-        examples=["127.0.0.1:4181", "0.0.0.0:4181", "unix:/run/oidc-proxy/grpc.sock"],
-        pattern=_PLACE,
-    )
-
-
-class ForwardAuthSettings(Settings):
-    """Which other proxies may ask whether a request may pass."""
-
-    dialects: tuple[Literal["nginx", "forward", "envoy", "oauth2_proxy"], ...] = Field(
-        (),
-        description="How they ask. nginx: `auth_request` and ingress-nginx, at /oauth2/authz/nginx. forward: Traefik, "
-        "Caddy and HAProxy, at /oauth2/authz/forward. envoy: `ext_authz` over HTTP, at /oauth2/authz/envoy. "
-        "oauth2_proxy: whoever asked oauth2-proxy before, at /oauth2/auth.",
-        examples=[["nginx"]],
-    )
-    trusted_proxies: tuple[Network, ...] = Field(
-        (),
-        description="Networks of the proxies that may ask; nobody else gets an answer. They are believed "
-        "whatever those in `listen.trusted_proxies` are.",
-        examples=[["127.0.0.1/32"], ["10.0.0.0/8"]],
-    )
-    legacy_202: bool = Field(
-        False, description="Whether oauth2_proxy says yes with 202, as oauth2-proxy does, instead of 200."
-    )
-    forwarded_uri: bool = Field(
-        False,
-        description="Whether oauth2_proxy reads X-Forwarded-Uri where X-Original-URL is missing. Only for proxies that "
-        "set it in every check, as oauth2-proxy's example for nginx does: where they leave it alone, visitors choose "
-        "the rule. It tells no method, so no rule may depend on one.",
-    )
-    grpc: GrpcSettings | None = Field(
-        None, description="Envoy's `ext_authz` over gRPC, on a port of its own. Needs `pip install oidc-proxy[grpc]`."
-    )
-
-    @property
-    def enabled(self) -> bool:
-        """Whether any proxy may ask, in any way."""
-        return bool(self.dialects) or self.grpc is not None
-
+from oidc_proxy.values import Duration
 
 # ── the answer that lets a request pass ───────────────────────────────────────────────────────────────────────────────
 
@@ -144,8 +94,8 @@ class Dialect(Protocol):
     def demands(self, asked: RequestHead, head: RequestHead) -> Demands:
         """What the proxy's own configuration demands besides: the query of the address where it asks."""
 
-    def more(self, plan: HeaderPlan | None) -> bytes:
-        """Lines of the answer that lets pass, besides the announcement."""
+    def more(self, head: RequestHead, plan: HeaderPlan | None) -> bytes:
+        """Lines of the answer that lets this request pass, besides the announcement."""
 
     def sign_in(self, head: RequestHead) -> Reply:
         """The answer for a person who must sign in first."""
@@ -160,12 +110,14 @@ class _Whole:
 
     prefix: str
     yes: int = 200
+    kept: Mapping[str, bytes] = field(default_factory=dict)
+    """Lines that say how long a yes may be kept, by the method of the request that may pass."""
 
     def demands(self, asked: RequestHead, head: RequestHead) -> Demands:
         return _demands(asked.query, OWN)
 
-    def more(self, plan: HeaderPlan | None) -> bytes:
-        return _NO_STORE
+    def more(self, head: RequestHead, plan: HeaderPlan | None) -> bytes:
+        return self.kept.get(head.method, _NO_STORE)
 
     def sign_in(self, head: RequestHead) -> Reply:
         return _redirect(head, self._start(head))
@@ -186,6 +138,8 @@ class Nginx(_Whole):
 
     Of a 401 they keep the status; the operator's `error_page` sends the browser to its Location.
     """
+
+    words: ClassVar = ("X-Original-URL", "X-Original-Method")
 
     @property
     def path(self) -> str:
@@ -210,6 +164,8 @@ class Forward(_Whole):
     X-Forwarded-Proto is not read: a proxy behind another one often reports the wrong one, and `public_url` knows.
     """
 
+    words: ClassVar = ("X-Forwarded-Method", "X-Forwarded-Host", "X-Forwarded-Uri")
+
     @property
     def path(self) -> str:
         return f"{self.prefix}/authz/forward"
@@ -232,6 +188,8 @@ class Envoy(_Whole):
 
     It never gets a 5xx: that is an error to Envoy, which `failure_mode_allow` lets pass.
     """
+
+    words: ClassVar = ("Host",)
 
     @property
     def path(self) -> str:
@@ -261,6 +219,7 @@ class OAuth2Proxy(_Whole):
     or about X-Forwarded-Uri, where the proxy is known to overwrite it (else it is the client's: CVE-2026-40575).
     """
 
+    words: ClassVar = ("X-Original-URL", "X-Original-Method", "X-Forwarded-Uri", "Host")
     one_rule: bool = False
     forwarded_uri: bool = False
 
@@ -280,9 +239,10 @@ class OAuth2Proxy(_Whole):
     def demands(self, asked: RequestHead, head: RequestHead) -> Demands:
         return _demands(asked.query, _OAUTH2_PROXY)
 
-    def more(self, plan: HeaderPlan | None) -> bytes:
+    def more(self, head: RequestHead, plan: HeaderPlan | None) -> bytes:
         bearer = next((value for name, value in plan.set if name == b"Authorization"), b"") if plan else b""
-        return _NO_STORE + _block({b"X-Auth-Request-Access-Token": bearer.removeprefix(b"Bearer ")})
+        token = _block({b"X-Auth-Request-Access-Token": bearer.removeprefix(b"Bearer ")})
+        return self.kept.get(head.method, _NO_STORE) + token
 
     def sign_in(self, head: RequestHead) -> Reply:
         return _plain_401()
@@ -307,19 +267,38 @@ class EnvoyGrpc(_Whole):
     def demands(self, asked: RequestHead, head: RequestHead) -> Demands:
         return ()  # they come beside the request, in a Question
 
-    def more(self, plan: HeaderPlan | None) -> bytes:
+    def more(self, head: RequestHead, plan: HeaderPlan | None) -> bytes:
         return b""  # what it is told goes to the application
 
 
 def dialects(settings: ForwardAuthSettings, prefix: str, *, one_rule: bool) -> list[Dialect]:
     """Those that are enabled. ``one_rule`` says that every request falls under the same rule."""
     known: Mapping[str, Dialect] = {
-        "nginx": Nginx(prefix),
-        "forward": Forward(prefix),
-        "envoy": Envoy(prefix),
-        "oauth2_proxy": OAuth2Proxy(prefix, 202 if settings.legacy_202 else 200, one_rule, settings.forwarded_uri),
+        "nginx": Nginx(prefix, kept=_kept(settings.cache, Nginx.words)),
+        "forward": Forward(prefix, kept=_kept(settings.cache, Forward.words)),
+        "envoy": Envoy(prefix, kept=_kept(settings.cache, Envoy.words)),
+        "oauth2_proxy": OAuth2Proxy(
+            prefix,
+            202 if settings.legacy_202 else 200,
+            _kept(settings.cache, OAuth2Proxy.words),
+            one_rule,
+            settings.forwarded_uri,
+        ),
     }
     return [known[name] for name in dict.fromkeys(settings.dialects)]
+
+
+def _kept(seconds: Duration | None, words: Iterable[str]) -> Mapping[str, bytes]:
+    """What is said of keeping a yes that is about one of these methods.
+
+    Of those that change nothing: for others, where the request comes from and where it puts things decide as well. Of a
+    handshake, Origin does; it is about GET, and no two have the same key. nginx keeps nothing whose Vary is longer than
+    128 characters.
+    """
+    if seconds is None:
+        return {}
+    vary = ", ".join(("Cookie", "Authorization", "Origin", "Sec-WebSocket-Key", *words))
+    return dict.fromkeys(("GET", "HEAD"), b"Cache-Control: max-age=%d\r\nVary: %b\r\n" % (seconds, vary.encode()))
 
 
 # ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -24,7 +24,7 @@ class EndpointSettings(Settings):
         "/oauth2",
         pattern=r"^(/[A-Za-z0-9._~-]*[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+$",
         description="What the paths of the gateway's own endpoints start with. The redirect URI that the provider must "
-        "know is `public_url`, this, and /callback.",
+        "know is `public_url` (`login.auth_origin`, if that is given), this, and /callback.",
         examples=["/_auth"],
     )
 

@@ -242,6 +242,12 @@ class LoginSettings(Settings):
     loop_limit: int = Field(
         3, ge=1, description="How many sign-ins in one minute that the browser did not keep lead to an error page."
     )
+    auth_origin: Origin | None = Field(
+        None,
+        description="The one of several `public_url` where every sign-in happens and the provider sends browsers back "
+        "to; the others are handed its session. Without it, each signs in by itself.",
+        examples=["https://auth.example.com"],
+    )
     landing: str = Field("/", description="Path to open after a sign-in that came from nowhere.", examples=["/home"])
     allowed_redirects: tuple[Annotated[str, AfterValidator(check_redirect_rule)], ...] = Field(
         (),

@@ -5,7 +5,7 @@ addresses, the provider's words) goes through ``text`` or ``address`` and throug
 """
 
 from .farewell import confirm_sign_out_page, signed_out_page
-from .faults import ProviderAnswer, error_page, problem, retry_after
+from .faults import ProviderAnswer, back_off, error_page, problem, retry_after
 from .my_sessions import OtherSession, OwnSession, my_sessions_page
 from .replies import empty_frame, json_reply, redirect
 from .skeleton import PageSettings
@@ -16,6 +16,7 @@ __all__ = [
     "OwnSession",
     "PageSettings",
     "ProviderAnswer",
+    "back_off",
     "browser_words",
     "confirm_sign_out_page",
     "empty_frame",

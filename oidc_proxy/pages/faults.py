@@ -107,6 +107,7 @@ def error_page(
     now: Instant,
     settings: PageSettings,
     retry_url: str | None = None,
+    reload_url: str | None = None,
     start_url: str | None = None,
     answer: ProviderAnswer | None = None,
     account: str | None = None,
@@ -115,8 +116,8 @@ def error_page(
 
     ``retry_url`` repeats what failed; ``start_url`` starts a sign-in (for ``access_denied`` and ``identity_unusable``
     one with another account). Both are paths or http(s) URLs of ours; the one that helps against this error is offered.
-    A 503 tries again by itself, at ``retry_url`` or else at the address that was asked. ``answer`` is shown for
-    ``provider_refused`` only, ``account`` (who is signed in) where another account helps.
+    A 503 tries again by itself, at ``reload_url``, else at ``retry_url``, else at the address that was asked.
+    ``answer`` is shown for ``provider_refused`` only, ``account`` (who is signed in) where another account helps.
     """
     advice, retry, frame = _advice(error), address(retry_url), Frame(request_id, now, settings)
     url = {"retry": retry, "start": address(start_url), "": None}[advice.action]
@@ -133,7 +134,8 @@ def error_page(
     )
     head = ""
     if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
-        head = f'<meta http-equiv="refresh" content="{retry_after(error)}{f"; url={retry}" if retry else ""}">\n'
+        again = address(reload_url) or retry
+        head = f'<meta http-equiv="refresh" content="{retry_after(error)}{f"; url={again}" if again else ""}">\n'
     return Reply(
         error.status,
         (*html_headers(), *status_headers(error)),
@@ -190,6 +192,18 @@ _DEFAULT_RETRY_AFTER = 5  # seconds
 
 def retry_after(error: ProxyError) -> int:
     return _DEFAULT_RETRY_AFTER if error.retry_after is None else max(1, error.retry_after)
+
+
+_LONGEST_WAIT = 60  # seconds
+
+
+def back_off(tries: int, chance: float) -> int:
+    """Seconds until a page tries again that has tried so often: longer each time, and not for all pages the same.
+
+    ``chance`` is from 0 to 1. Pages that were all refused at once come back one by one.
+    """
+    wait = min(_DEFAULT_RETRY_AFTER << min(tries, 9), _LONGEST_WAIT // 2)
+    return wait + round(wait * chance)
 
 
 def status_headers(error: ProxyError) -> Iterable[tuple[str, str]]:

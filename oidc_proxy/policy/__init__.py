@@ -4,7 +4,8 @@ A backend may read a path in other ways than we do: decoded once or twice, with 
 cut off. A rule that one reading escapes is no rule. So a request gets to a decision only when *every* reading of its
 path selects the same route; the bytes that are sent on are always the ones that came.
 
-* ``rules``: what one rule says, and ``decide``, which asks it about a user
+* ``settings``: what can be said in a rule
+* ``rules``: what one rule comes to, and ``decide``, which asks it about a user
 * ``routes``: all rules, indexed; ``match`` finds the one for a request
 * ``readings``: everything that a backend may take a path for
 * ``overlaps``: rules that lead past others by rewriting
@@ -24,9 +25,7 @@ from .rules import (
     Holder,
     Nobody,
     Refuse,
-    RespondSettings,
     Route,
-    RouteSettings,
     Senders,
     SignIn,
     Users,
@@ -34,6 +33,7 @@ from .rules import (
     decide,
     narrowed,
 )
+from .settings import RespondSettings, RouteSettings
 
 __all__ = [
     "Access",

@@ -7,7 +7,8 @@ from typing import assert_never
 
 from ..errors import RequestFault
 from .routes import Routes, match
-from .rules import Allow, Condition, Holder, Refuse, Route, RouteSettings, SignIn, Users, Verdict, decide
+from .rules import Allow, Condition, Holder, Refuse, Route, SignIn, Users, Verdict, decide
+from .settings import RouteSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from ..errors import RequestFault
 from ..rewriting import Rewriting, encoded
 from ..values import canonical_host
 from .readings import SAME_IN_EVERY_READING, UnreadableError, Way, readings
-from .rules import Route, RouteSettings, Users
+from .rules import Route, Users
+from .settings import RouteSettings
 
 
 class _Layer(NamedTuple):

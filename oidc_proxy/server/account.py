@@ -8,14 +8,12 @@ from typing import Any, TypeVar
 from .. import pages
 from ..errors import RequestFault
 from ..identity import Identity
-from ..messages import Cookie, EndpointSettings, Reply, RequestHead, is_navigation, query_parameters
+from ..messages import Cookie, Reply, RequestHead, is_navigation, query_parameters
 from ..sessions import Card, Session, Ticket, freshness
 from ..values import Instant, rfc3339
 from .archive import SignedIn
-from .endpoints import ReadForm, check_same_site, single
-from .login import Cookies
+from .endpoints import ReadForm, Tools, check_same_site, single
 from .logout import Logout
-from .sessions import Sessions
 
 _ABOUT_THE_TOKEN = frozenset({
     "nonce", "at_hash", "c_hash", "s_hash", "jti", "sid", "aud", "azp", "exp", "iat", "nbf", "typ",
@@ -31,20 +29,11 @@ Held = TypeVar("Held", SignedIn, Session)
 class Account:
     """The endpoints for the user's own sessions, and no others. They never show a token."""
 
-    def __init__(
-        self,
-        sessions: Sessions,
-        logout: Logout,
-        sign_in: Callable[[RequestHead], Awaitable[Reply]],
-        cookies: Cookies,
-        *,
-        endpoints: EndpointSettings,
-        page: pages.PageSettings,
-        clock: Callable[[], Instant],
-    ) -> None:
-        self._sessions, self._logout, self._sign_in, self._cookies = sessions, logout, sign_in, cookies
-        self._prefix, self._page, self._clock = endpoints.prefix, page, clock
-        self._settings = sessions.archive.settings
+    def __init__(self, tools: Tools, logout: Logout, sign_in: Callable[[RequestHead], Awaitable[Reply]]) -> None:
+        self._sessions, self._cookies, self._clock = tools.sessions, tools.cookies, tools.clock
+        self._prefix, self._page = tools.prefix, tools.page
+        self._logout, self._sign_in = logout, sign_in
+        self._settings = tools.sessions.archive.settings
 
     # ── who is signed in ──
 
@@ -195,8 +184,8 @@ class Account:
         return ticket
 
     def _ours(self, head: RequestHead, found: Held | None) -> Held:
-        """The session, if it lives and is one for this very origin."""
-        if found is None or (found.origin != str(head.origin) and not self._cookies.shared):
+        """The session, if it lives and is good on this origin."""
+        if found is None or not self._cookies.good(found.origin, head.origin):
             raise RequestFault("sign_in_required", "no valid session came with the request")
         return found
 

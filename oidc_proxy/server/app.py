@@ -14,6 +14,7 @@ from ..config import Config
 from ..config.document import file_text
 from ..errors import SettingsFault
 from ..forward_auth import Announcement, EnvoyGrpc, dialects
+from ..handover import BoundTickets, Hosts
 from ..messages import HeaderFilter
 from ..sessions import LoginSealer, Registry, derive_key
 from ..values import Instant, Secret
@@ -25,14 +26,17 @@ from .admin.sessions import Administration
 from .archive import Archive, SignedIn
 from .cache import Cache
 from .checks import Checks
+from .cookies import Cookies
 from .doors import Doors
+from .endpoints import Tools
 from .files import Files
 from .forwarding import Forwarding
 from .front import HttpsRedirect, Listener, ServerTls
 from .gateway import Gateway
 from .gauges import provider_metrics, session_metrics
 from .grpc import GrpcDoor
-from .login import Cookies, Login
+from .handover import Handover
+from .login import Login
 from .logout import Logout
 from .provider import ProviderClient
 from .refresh import Refresher
@@ -61,112 +65,104 @@ class App:
         log: TextIO | None = None,
         keys: Sequence[bytes] | None = None,
     ) -> None:
-        self.config = config
+        self.config, self._clock = config, clock
         self.telemetry = Telemetry(config.log, clock, log)
         self._store = open_store(config.store, clock)
+        self._measured = MeasuredStore(self._store, self.telemetry.metrics.store_operation)
         self._provider = ProviderClient(config.provider, config.identity, clock)
-        cookies = Cookies(config.session.cookie, config.public_url, config.session.absolute_timeout)
-        keys = login_keys(config) if keys is None else keys
-        store = MeasuredStore(self._store, self.telemetry.metrics.store_operation)
-        announcement = Announcement(config.identity)
-        cache: Cache[SignedIn] = Cache(
-            entries=config.session.cache.entries,
-            ttl=config.session.cache.ttl,
-            grace=config.store.outage_grace if isinstance(config.store, RedisStoreSettings) else 0,
-            clock=clock,
-        )
-        archive = Archive(
-            store,
-            Registry(keys),
-            config.session,
-            config.identity,
-            self.telemetry,
-            clock,
-            announcement=announcement if config.forward_auth.enabled else None,
-        )
-        refresher = Refresher(archive, cache, self._provider, self.telemetry)
-        self._sessions = Sessions(archive, cache, refresher, self.telemetry)
-        login = Login(
-            self._sessions,
-            store,
-            self._provider,
-            LoginSealer(keys, config.provider.issuer),
-            cookies,
-            self.telemetry,
-            login=config.login,
-            endpoints=config.endpoints,
-            page=config.ui,
-            clock=clock,
-            random=secrets.token_bytes,
-        )
-        self._logout = Logout(
-            self._sessions,
-            store,
-            self._provider,
-            cookies,
-            self.telemetry,
-            settings=config.logout,
-            endpoints=config.endpoints,
-            page=config.ui,
-            farewell_lifetime=config.login.timeout,
-            clock=clock,
-            random=secrets.token_bytes,
-        )
-        account = Account(
-            self._sessions,
-            self._logout,
-            login.sign_in,
-            cookies,
-            endpoints=config.endpoints,
-            page=config.ui,
-            clock=clock,
-        )
+        self._keys = login_keys(config) if keys is None else keys
+        self._announcement = Announcement(config.identity)
+        self._sessions = self._keeping_sessions()
+        self._tools = self._for_endpoints()
+        self._logout = Logout(self._tools, config.logout, config.login.timeout)
         self._upstreams = self._backends()
         routes = policy.compile_routes(config.routes, [origin.host for origin in config.public_url])
+        own = self._tools.cookies.own
         self._forwarding = Forwarding(
             routes.all,
             self._upstreams,
-            HeaderFilter(config.identity.headers, cookies.own),
-            HeaderFilter(config.identity.headers, cookies.own, keep_authorization=True),
+            HeaderFilter(config.identity.headers, own),
+            HeaderFilter(config.identity.headers, own, keep_authorization=True),
             self._sessions,
             self.telemetry,
         )
-        gateway = Gateway(
-            routes=routes,
-            sessions=self._sessions,
-            login=login,
-            logout=self._logout,
-            account=account,
-            cookies=cookies,
-            forwarding=self._forwarding,
-            checks=Checks(
-                config.forward_auth,
-                dialects(config.forward_auth, config.endpoints.prefix, one_rule=len(routes.all) == 1),
-                announcement,
-                config.public_url,
-                EnvoyGrpc(config.endpoints.prefix),
-                cookies.own,
-            ),
-            public=config.public_url,
-            listen=config.listen,
-            endpoints=config.endpoints,
-            page=config.ui,
-            telemetry=self.telemetry,
-            clock=clock,
-        )
-        self.telemetry.metrics.include(session_metrics(cache, self._store))
+        gateway = self._guarding(routes)
         self.telemetry.metrics.include(provider_metrics(self._provider))
         self.admin = Admin(
-            Health(store, self._provider, self.telemetry, require_store=config.admin.require_store),
+            Health(self._measured, self._provider, self.telemetry, require_store=config.admin.require_store),
             Administration(self._sessions, config.admin, config.provider.issuers, self.telemetry),
         )
         self._tls = ServerTls(config.listen.tls) if config.listen.tls else None
         self._public = Listener(gateway.handle, config.http, self.telemetry, clock, self._tls)
+        self._checks = Listener(gateway.handle_check, config.http, self.telemetry, clock, self._tls)
         self._grpc = GrpcDoor(config.forward_auth.grpc, gateway.check, int(config.listen.socket_mode, 8))
         self._redirect = Listener(HttpsRedirect(config.public_url).handle, config.http, self.telemetry, clock)
         self._private = Listener(self.admin.handle, config.http, self.telemetry, clock)
         self._files = self._watched_files()
         self._alone = True
+
+    # ── what it is made of ──
+
+    def _keeping_sessions(self) -> Sessions:
+        config = self.config
+        cache: Cache[SignedIn] = Cache(
+            entries=config.session.cache.entries,
+            ttl=config.session.cache.ttl,
+            grace=config.store.outage_grace if isinstance(config.store, RedisStoreSettings) else 0,
+            clock=self._clock,
+        )
+        self.telemetry.metrics.include(session_metrics(cache, self._store))
+        archive = Archive(
+            self._measured,
+            Registry(self._keys),
+            config.session,
+            config.identity,
+            self.telemetry,
+            self._clock,
+            announcement=self._announcement if config.forward_auth.enabled else None,
+        )
+        return Sessions(archive, cache, Refresher(archive, cache, self._provider, self.telemetry), self.telemetry)
+
+    def _for_endpoints(self) -> Tools:
+        config = self.config
+        hosts = Hosts(config.public_url, config.login.auth_origin, config.endpoints.prefix)
+        bound = BoundTickets(self._keys) if config.login.auth_origin else None
+        return Tools(
+            sessions=self._sessions,
+            store=self._measured,
+            provider=self._provider,
+            cookies=Cookies(config.session.cookie, config.public_url, config.session.absolute_timeout, hosts, bound),
+            hosts=hosts,
+            telemetry=self.telemetry,
+            prefix=config.endpoints.prefix,
+            page=config.ui,
+            clock=self._clock,
+            random=secrets.token_bytes,
+        )
+
+    def _guarding(self, routes: policy.Routes) -> Gateway:
+        config, tools = self.config, self._tools
+        sealer = LoginSealer(self._keys, config.provider.issuer)
+        login = Login(tools, sealer, config.login)
+        return Gateway(
+            tools,
+            routes=routes,
+            login=login,
+            handover=Handover(tools, login, sealer, config.login),
+            logout=self._logout,
+            account=Account(tools, self._logout, login.sign_in),
+            forwarding=self._forwarding,
+            checks=Checks(
+                config.forward_auth,
+                dialects(config.forward_auth, tools.prefix, one_rule=len(routes.all) == 1),
+                self._announcement,
+                config.public_url,
+                EnvoyGrpc(tools.prefix),
+                tools.cookies.own,
+            ),
+            public=config.public_url,
+            listen=config.listen,
+        )
 
     def _backends(self) -> dict[str, Backend]:
         shortest = min(filter(None, (route.timeout for route in self.config.routes)), default=0.0)
@@ -185,6 +181,11 @@ class App:
     def admin_port(self) -> int | None:
         """The port of the administration listener, if there is one."""
         return self._private.port if self.config.admin.address else None
+
+    @property
+    def checks_port(self) -> int:
+        """The port of the listener that other proxies have to themselves."""
+        return self._checks.port
 
     @property
     def grpc_port(self) -> int:
@@ -211,6 +212,7 @@ class App:
         await self.admin.health.peers.open(doors.private, doors.peers, doors.worker)
         await self._redirect.open(doors.redirect)
         await self._grpc.open(doors.grpc)
+        await self._checks.open(doors.checks)
         await self._public.open(doors.public)
         self._files.start()
         self._alone = not doors.peers
@@ -228,7 +230,10 @@ class App:
             workers=config.listen.workers,
             public_url=[str(origin) for origin in config.public_url],
             issuer=config.provider.issuer,
-            redirect_uri=[f"{origin}{config.endpoints.prefix}/callback" for origin in config.public_url],
+            redirect_uri=[
+                f"{origin}{config.endpoints.prefix}/callback"
+                for origin in dict.fromkeys(map(self._tools.hosts.home, config.public_url))
+            ],
             store=config.store.type,
         )
 
@@ -243,7 +248,7 @@ class App:
 
         False if not everything could be closed in time.
         """
-        self.admin.health.draining = self._public.draining = self._grpc.draining = True
+        self.admin.health.draining = self._public.draining = self._checks.draining = self._grpc.draining = True
         self._files.stop()
         try:
             async with asyncio.timeout(self.patience):
@@ -265,7 +270,7 @@ class App:
         self._public.stop_accepting()
         grace = timeouts.drain_max
         lasting = self._forwarding.drain(min(grace, LASTING_GRACE))
-        doors = (self._public, self._redirect, self._grpc)
+        doors = (self._public, self._checks, self._redirect, self._grpc)
         await asyncio.gather(lasting, *(door.close(grace) for door in doors))
 
     async def _let_go(self) -> None:
@@ -284,6 +289,8 @@ class App:
         files, provider = Files(self.telemetry), self.config.provider
         if self._tls is not None:
             files.watch("listen.tls", self._tls.files, self._tls.renew)
+        if self._grpc.tls is not None:
+            files.watch("forward_auth.grpc.tls", self._grpc.tls.files, self._grpc.tls.renew)
         for name, upstream in self._upstreams.items():
             tls = upstream.settings.tls
             files.watch(f"upstreams.{name}.tls", [tls.ca_file, tls.cert_file, tls.key_file], upstream.renew_tls)

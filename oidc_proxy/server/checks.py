@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from ..errors import RequestFault
@@ -42,11 +42,19 @@ class Checks:
         self._below = self._envoy.path if self._envoy else ""
         self._nobody, self._origins = announcement.nobody, Origins(public)
         self._believed = lru_cache(256)(lambda peer: is_trusted(peer, self.trusted))
+        self.find_on_public: Callable[[str], Dialect | None] = (
+            self.find if settings.address is None else self._elsewhere
+        )
+        """The same on the public listener. RequestFault("not_found") where it is answered on another one."""
 
     def find(self, path: str) -> Dialect | None:
         """How whoever calls this address asks; None if it is no address for that."""
         dialect = self._dialects.get(path)
         return self._envoy if dialect is None and self._envoy and path.startswith(self._below) else dialect
+
+    def _elsewhere(self, path: str) -> None:
+        if self.find(path) is not None:
+            raise RequestFault("not_found", "other proxies ask on forward_auth.address, and nowhere else")
 
     def read(self, peer: str, asked: RequestHead, dialect: Dialect) -> tuple[RequestHead, Demands]:
         """The request that is asked about, and what the proxy demands beside our routes."""
@@ -59,9 +67,9 @@ class Checks:
         if not self._believed(peer):
             raise RequestFault("proxy_untrusted", f"{peer or 'who asks'} is not in forward_auth.trusted_proxies")
 
-    def nobody(self, dialect: Dialect) -> bytes:
+    def nobody(self, dialect: Dialect, head: RequestHead) -> bytes:
         """The header lines that let a request pass, and say that it is nobody's."""
-        return self._nobody + dialect.more(None)
+        return self._nobody + dialect.more(head, None)
 
     def over_grpc(self, lines: bytes, head: RequestHead, *, ours: bool) -> Answer:
         """The same lines for Envoy. What is ``ours`` comes to us next, with its cookies."""
@@ -79,5 +87,5 @@ class Checks:
         if "Sec-WebSocket-Key" in head.headers:
             check_origin(head, route.settings.websocket, signed_in=signed_in is not None)
         if signed_in is None:
-            return self.nobody(dialect)
-        return signed_in.announced + dialect.more(signed_in.plan)
+            return self.nobody(dialect, head)
+        return signed_in.announced + dialect.more(head, signed_in.plan)

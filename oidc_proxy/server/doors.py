@@ -30,6 +30,8 @@ class Doors:
     ledger: int | None = None
     grpc: Sockets = ()
     """Nobody listens on these: they keep the port that workers share from everybody else."""
+    checks: Sockets = ()
+    """Where other proxies ask, if they have a listener to themselves."""
 
     @classmethod
     def open(cls, config: Config) -> list[Self]:
@@ -40,8 +42,9 @@ class Doors:
         # Whichever worker takes an administrator's connection answers for all.
         admin = open_sockets(config.admin.address)[0] if config.admin.address else ()
         private = [_private() for _ in range(count)] if count > 1 else []
-        asked = config.forward_auth.grpc
-        grpc = reserve(asked.address) if asked is not None and count > 1 else ()
+        asked = config.forward_auth
+        checks = open_sockets(asked.address, count, int(listen.socket_mode, 8)) if asked.address else [()] * count
+        grpc = reserve(asked.grpc.address) if asked.grpc is not None and count > 1 else ()
         names = tuple(each.getsockname() for each in private)
         return [
             cls(
@@ -53,6 +56,7 @@ class Doors:
                 number,
                 _ledger(count),
                 grpc,
+                checks[number],
             )
             for number in range(count)
         ]
@@ -60,7 +64,7 @@ class Doors:
     @property
     def sockets(self) -> list[socket.socket]:
         """All of them."""
-        return [*self.public, *self.redirect, *self.admin, *self.private, *self.grpc]
+        return [*self.public, *self.redirect, *self.admin, *self.private, *self.grpc, *self.checks]
 
     def close(self) -> None:
         """Close them in this process."""
@@ -70,9 +74,10 @@ class Doors:
 
 def forget_doors(config: Config) -> None:
     """Remove what would be left in the file system."""
-    forget_socket(config.listen.address)
-    if config.forward_auth.grpc is not None:
-        forget_socket(config.forward_auth.grpc.address)
+    asked = config.forward_auth
+    for address in (config.listen.address, asked.address, asked.grpc and asked.grpc.address):
+        if address:
+            forget_socket(address)
 
 
 def _ledger(workers: int) -> int | None:

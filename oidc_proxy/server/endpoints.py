@@ -10,7 +10,15 @@ from typing import TypeAlias
 from aiohttp import web
 
 from ..errors import RequestFault
+from ..handover import Hosts
 from ..messages import Reply, RequestHead, query_parameters
+from ..pages import PageSettings
+from ..values import Instant
+from .cookies import Cookies
+from .provider import ProviderClient
+from .sessions import Sessions
+from .store import Store
+from .telemetry import Telemetry
 
 FORM_LIMIT = 64 * 1024
 FORM_PATIENCE = 10.0
@@ -21,6 +29,23 @@ ReadForm: TypeAlias = Callable[[], Awaitable[Fields]]
 """The fields of the request's body, each with all its values. Whoever does not call it does not wait for the body."""
 
 FormHandler: TypeAlias = Callable[[RequestHead, ReadForm], Awaitable[Reply]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What our own endpoints work with, each of them."""
+
+    sessions: Sessions
+    store: Store
+    provider: ProviderClient
+    cookies: Cookies
+    hosts: Hosts
+    telemetry: Telemetry
+    prefix: str
+    """What their paths begin with."""
+    page: PageSettings
+    clock: Callable[[], Instant]
+    random: Callable[[int], bytes]
 
 
 @dataclass(frozen=True, slots=True)

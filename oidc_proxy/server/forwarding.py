@@ -21,13 +21,14 @@ from .sessions import Sessions
 from .streams import Stream
 from .telemetry import Telemetry
 from .upgrade import SWITCHES, Upgrades
-from .upstream import Backend, Body, NotConnected, UpstreamResponse, Waits
+from .upstream import Backend, Body, NotConnected, UpstreamRequest, UpstreamResponse, Waits
 
 
 @dataclass(slots=True)
 class _Way:
     """What a route's settings come to on the way there and back; None where they ask for nothing."""
 
+    route: Route
     name: str
     upstream: Backend
     headers: HeaderFilter
@@ -79,12 +80,12 @@ class Forwarding:
             await ask_for_body(exchange, head)
         exchange.upstream = way.name
         headers, ready = self._outbound(head, way, signed_in)
-        body = _body(exchange.request)
+        request = UpstreamRequest(
+            head.method.encode(), target.encode(), headers, _body(exchange.request), ready, accept, way.waits
+        )
         began = time.perf_counter()
         try:
-            response = await way.upstream.send(
-                head.method.encode(), target.encode(), headers, body, ready=ready, accept=accept, waits=way.waits
-            )
+            response = await way.upstream.send(request)
         except UpstreamFault as fault:
             self._count(exchange, began, fault.code)
             if isinstance(fault, NotConnected):
@@ -95,7 +96,7 @@ class Forwarding:
         try:
             if response.status == SWITCHES:
                 return await self._upgrades.join(exchange, route, signed_in, way.upstream, response)
-            return await self._relay(exchange, head, route, way.addresses, response, signed_in)
+            return await self._relay(exchange, head, way, response, signed_in)
         finally:
             response.abort()
 
@@ -131,16 +132,10 @@ class Forwarding:
         return headers, b"".join((arrival.lines, way.own.lines, user.lines))
 
     async def _relay(
-        self,
-        exchange: Exchange,
-        head: RequestHead,
-        route: Route,
-        addresses: AnswerAddresses | None,
-        response: UpstreamResponse,
-        signed_in: SignedIn | None,
+        self, exchange: Exchange, head: RequestHead, way: _Way, response: UpstreamResponse, signed_in: SignedIn | None
     ) -> Written:
         """Pass the answer on as it comes. Once its head is out, only a broken connection can tell of a defect."""
-        frames = _Framing(exchange, response)
+        frames, route, addresses = _Framing(exchange, response), way.route, way.addresses
         private = not isinstance(route.access, Nobody)
         lines = self._headers.to_client(response.headers, private=private, shared=route.settings.shared_cache)
         status = response.status
@@ -225,6 +220,7 @@ def _way(route: Route, upstreams: Mapping[str, Backend], headers: HeaderFilter) 
     )
     prefix = route.rewriting.prefix if route.rewriting is not None else ""
     return _Way(
+        route,
         name,
         upstreams[name],
         headers,

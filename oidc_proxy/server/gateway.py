@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from http import HTTPStatus
+from typing import TypeAlias
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 from multidict import CIMultiDictProxy
@@ -17,7 +18,6 @@ from ..errors import InternalFault, ProviderFault, ProxyError, RequestFault
 from ..forward_auth import Answer, Demands, Dialect, Question, denied, named
 from ..identity import Identity
 from ..messages import (
-    EndpointSettings,
     Origins,
     RawHeaders,
     Reply,
@@ -33,57 +33,55 @@ from ..messages import (
 )
 from ..policy import Allow, Anybody, Nobody, Refuse, Route, Routes, SignIn, Verdict
 from ..rewriting import GO_ELSEWHERE, destination
-from ..values import Instant, Origin
+from ..values import Origin
 from .account import Account
 from .archive import SignedIn
 from .checks import Checks
-from .endpoints import Endpoint, Fields, formless, read_form
+from .endpoints import Endpoint, Fields, Tools, formless, read_form
 from .exchange import Asked, Exchange, ask_for_body
 from .forwarding import Forwarding
 from .front import CLOSES, GOES_ON, ClientRequest, ListenSettings
-from .login import Cookies, Login
+from .handover import Handover
+from .login import Login
 from .logout import Logout
 from .metrics import METHODS
-from .sessions import Sessions
-from .telemetry import Access, Telemetry
+from .telemetry import Access
 
 
 class Gateway:
-    """Answers every request of the public listener."""
+    """Answers every request of the public listener, and of that for other proxies."""
 
     def __init__(
         self,
+        tools: Tools,
         *,
         routes: Routes,
-        sessions: Sessions,
         login: Login,
+        handover: Handover,
         logout: Logout,
         account: Account,
-        cookies: Cookies,
         forwarding: Forwarding,
         checks: Checks,
         public: Sequence[Origin],
         listen: ListenSettings,
-        endpoints: EndpointSettings,
-        page: pages.PageSettings,
-        telemetry: Telemetry,
-        clock: Callable[[], Instant],
     ) -> None:
-        self._routes, self._sessions, self._login, self._cookies = routes, sessions, login, cookies
-        self._forwarding, self._checks = forwarding, checks
+        self._sessions, self._cookies, self._telemetry = tools.sessions, tools.cookies, tools.telemetry
+        self._page, self._clock, prefix = tools.page, tools.clock, tools.prefix
+        self._routes, self._login, self._forwarding, self._checks = routes, login, forwarding, checks
         self._origins, self._public, self._listen = Origins(public), public[0], listen
         self._traces = (listen.trace_context == "anybody", listen.trace_context != "nobody")
         trusted = self._trusted = (*listen.trusted_proxies, *checks.trusted)
         self._trusts = lru_cache(1024)(lambda peer: is_trusted(peer, trusted))
         self._address = lru_cache(1024)(lambda peer, line: client_address(peer, (line,), trusted))
-        self._page, self._telemetry, self._clock = page, telemetry, clock
-        self._start_url, self._callback_path = f"{endpoints.prefix}/start", f"{endpoints.prefix}/callback"
-        self._sign_out_url = f"{endpoints.prefix}/sign_out"
+        self._start_url = f"{prefix}/start"
+        self._with_code = {f"{prefix}/callback", f"{prefix}/handover"}
+        self._sign_out_url = f"{prefix}/sign_out"
         self._endpoints = {
-            f"{endpoints.prefix}/{name}": Endpoint(frozenset(methods.split()), answer, any_host="any host" in options)
+            f"{prefix}/{name}": Endpoint(frozenset(methods.split()), answer, any_host="any host" in options)
             for name, methods, answer, *options in (
-                ("start", "GET HEAD", formless(login.start)),
+                ("start", "GET HEAD", formless(handover.start)),
                 ("callback", "GET", formless(login.callback)),
+                ("handover", "GET", formless(handover.receive)),
                 ("sign_in", "GET HEAD", formless(lambda head: login.sign_in_page(head, checks.asked_for(head)))),
                 ("unavailable", "GET HEAD", formless(login.unavailable)),
                 ("sign_out", "GET HEAD POST", logout.sign_out),
@@ -97,7 +95,15 @@ class Gateway:
         }
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request. Nothing escapes: whatever goes wrong becomes an answer and a log line."""
+        """Answer one request of the public listener."""
+        return await self._handle(request, self._answer)
+
+    async def handle_check(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request of the listener that other proxies have to themselves."""
+        return await self._handle(request, self._answer_check)
+
+    async def _handle(self, request: web.BaseRequest, answer: _Answering) -> web.StreamResponse:
+        """Nothing escapes: whatever goes wrong becomes an answer and a log line."""
         if not isinstance(request, ClientRequest):
             raise TypeError("not from our listener")
         exchange = Exchange(
@@ -108,7 +114,7 @@ class Gateway:
         )
         self._telemetry.metrics.in_flight += 1
         try:
-            return await self._answer(exchange)
+            return await answer(exchange)
         except ProxyError as error:
             return await self._reply(exchange, self._failure(exchange, error))
         except (ConnectionError, asyncio.CancelledError):
@@ -169,10 +175,17 @@ class Gateway:
         if endpoint is not None:
             exchange.route = head.path
             return await self._reply(exchange, await self._own(exchange, head, endpoint))
-        dialect = self._checks.find(head.path)
+        dialect = self._checks.find_on_public(head.path)
         if dialect is not None:
             return await self._check(exchange, head, dialect)
         return await self._guard(exchange, head)
+
+    async def _answer_check(self, exchange: Exchange) -> web.StreamResponse:
+        dialect = self._checks.find(exchange.request.raw_path.partition("?")[0])
+        if dialect is None:  # whichever host was asked: nothing of ours is here
+            raise RequestFault("not_found", "only the dialects are answered on forward_auth.address")
+        head = exchange.head = self._read_head(exchange)
+        return await self._check(exchange, head, dialect)
 
     async def _break_down(self, exchange: Exchange, error: Exception) -> web.StreamResponse:
         reply = self._defect(exchange, error)
@@ -283,7 +296,7 @@ class Gateway:
         """What a proxy is told that asks: the header lines that let a request pass, or another answer."""
         if head.path in self._endpoints:  # it comes to us next, and is judged then; to ask for sign-in here is a loop
             asked.route = head.path
-            return self._checks.nobody(dialect)
+            return self._checks.nobody(dialect, head)
         route, signed_in, verdict = await self._admit(asked, head, demands)
         match verdict:
             case Allow():
@@ -336,7 +349,7 @@ class Gateway:
                 if isinstance(route.access, Anybody):
                     return None
                 raise
-        if signed_in is not None and not self._cookies.shared and signed_in.origin != str(head.origin):
+        if signed_in is not None and not self._cookies.good(signed_in.origin, head.origin):
             return None
         return signed_in
 
@@ -382,8 +395,8 @@ class Gateway:
             settings=self._page,
             # Who may not open this is signed in: another account takes a sign-out, the provider's own included.
             start_url=self._sign_out_url if error.code == "access_denied" else self._start_url,
-            # The callback's address has a code in it: no page repeats that.
-            retry_url=head.target if head.method == "GET" and head.path != self._callback_path else None,
+            # An address with a code in it is repeated by no page.
+            retry_url=head.target if head.method == "GET" and head.path not in self._with_code else None,
             account=account or None,
         )
 
@@ -451,6 +464,8 @@ class Gateway:
                 )
             )
 
+
+_Answering: TypeAlias = Callable[[Exchange], Awaitable[web.StreamResponse]]
 
 _LONGEST_REMEMBERED = 100
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}

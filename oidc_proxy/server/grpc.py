@@ -9,12 +9,14 @@ import errno
 import os
 from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
 from ..errors import SettingsFault
-from ..forward_auth import Answer, GrpcSettings, Question
+from ..forward_auth import Answer, GrpcSettings, GrpcTlsSettings, Question
 from .front.sockets import Sockets
+from .front.tls import server_context
 
 MESSAGE_BYTES = 1 << 20
 """Longest question. Envoy takes no more than 60 KiB of headers unless it is told to."""
@@ -32,8 +34,56 @@ _SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"
 _UNAUTHENTICATED, _PERMISSION_DENIED = 16, 7
 
 
+class GrpcTls:
+    """The certificate that Envoy sees, and whose it must show. Both can be exchanged: connections do not notice."""
+
+    def __init__(self, settings: GrpcTlsSettings) -> None:
+        """SettingsFault when a file cannot be used."""
+        self._settings = settings
+        self._current = self._load()
+
+    @property
+    def files(self) -> list[Path]:
+        """What is read."""
+        given = (self._settings.cert_file, self._settings.key_file, self._settings.client_ca_file)
+        return [path for path in given if path is not None]
+
+    def renew(self) -> None:
+        """Read the files again, for handshakes from now on. SettingsFault, and the old ones stay, when they are bad."""
+        self._current = self._load()
+
+    def credentials(self) -> Any:
+        """What gRPC listens with. It asks before each handshake whether there is something new."""
+        import grpc
+
+        used = self._current
+
+        def renewed() -> Any:  # called in a thread of gRPC's own
+            nonlocal used
+            current = self._current
+            if current is used:
+                return None
+            used = current
+            return grpc.ssl_server_certificate_configuration(*current)
+
+        first = grpc.ssl_server_certificate_configuration(*used)
+        must_show = self._settings.client_ca_file is not None
+        return grpc.dynamic_ssl_server_credentials(first, renewed, require_client_authentication=must_show)
+
+    def _load(self) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
+        given = self._settings
+        try:
+            chain, *others = [path.read_bytes() for path in self.files]
+        except OSError as error:
+            raise SettingsFault([f"forward_auth.grpc.tls cannot be set up: {error}"]) from error
+        # gRPC does not say what is wrong with a file; OpenSSL does.
+        server_context("forward_auth.grpc.tls", given.cert_file, given.key_file, given.client_ca_file)
+        key = others[0] if given.key_file is not None else chain
+        return [(key, chain)], others[-1] if given.client_ca_file is not None else None
+
+
 class GrpcDoor:
-    """Where Envoy asks over gRPC. SettingsFault if what it takes is not installed.
+    """Where Envoy asks over gRPC. SettingsFault if what it takes is not installed, or a certificate cannot be used.
 
     ``mode`` has the permissions of a Unix domain socket's file.
     """
@@ -42,6 +92,7 @@ class GrpcDoor:
         self._settings, self._check, self._mode = settings, check, mode
         if settings is not None and not (find_spec("grpc") and find_spec("envoy")):
             raise SettingsFault(["forward_auth.grpc needs grpcio and xds-protos: pip install oidc-proxy[grpc]"])
+        self.tls = GrpcTls(settings.tls) if settings is not None and settings.tls is not None else None
         self.port = 0
         self.draining = False
         self._under_way = 0
@@ -78,6 +129,8 @@ class GrpcDoor:
     def _bind(self, address: str) -> int:
         before = os.umask(0o777 & ~self._mode) if address.startswith("unix:") else None
         try:
+            if self.tls is not None:
+                return int(self._server.add_secure_port(address, self.tls.credentials()))
             return int(self._server.add_insecure_port(address))
         except RuntimeError:
             raise OSError(errno.EADDRNOTAVAIL, f"{address} cannot be had for forward_auth.grpc") from None

@@ -7,31 +7,26 @@ without a session writes nothing to the store, and a code is never spent for an 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from urllib.parse import quote
 
 from .. import oidc, pages
 from ..errors import LoginFault, ProviderFault, ProxyError, RequestFault, StoreFault
+from ..handover import SECRET_BYTES
 from ..messages import (
     Cookie,
-    EndpointSettings,
-    OwnCookies,
     Reply,
     RequestHead,
     ReturnTo,
     is_navigation,
     query_parameters,
 )
-from ..sessions import NONCE_BYTES, CookieSettings, LoginSealer, Ticket, login_suffix
+from ..sessions import NONCE_BYTES, LoginSealer, Ticket, login_suffix
 from ..tokens import VerifiedClaims
 from ..values import Instant, Origin
 from .archive import SignedIn, Visitor
-from .provider import ProviderClient
-from .sessions import Sessions
-from .store import Store
-from .telemetry import Telemetry
+from .endpoints import Tools
 
 MAX_PENDING_BYTES = 6144
 """Cookie bytes that unfinished sign-ins of one browser may take; the oldest give way before the newest is refused."""
@@ -45,76 +40,22 @@ LOOP_WINDOW = 60
 _TALLY = re.compile(r"(?P<count>[0-9]{1,3})-(?P<since>[0-9]{1,11})-(?P<page>[A-Za-z0-9_-]+)")
 
 
-class Cookies:
-    """The cookies that the gateway sets."""
-
-    def __init__(self, settings: CookieSettings, origins: Sequence[Origin], session_lifetime: float) -> None:
-        self._settings = settings
-        self._secure = all(origin.secure for origin in origins)
-        prefix = "__Host-" if self._secure and settings.domain is None else ""
-        self.own = OwnCookies(prefix + settings.name)
-        self.shared = settings.domain is not None
-        """Whether one session is good for every host below a domain."""
-        self._persistent = int(session_lifetime) if settings.persistent else None
-
-        self._read = lru_cache(4096)(Ticket.read)
-        self.tally = self.own.login("tally")
-        """Counts sign-ins that the browser did not keep."""
-        self.farewell = self.own.login("farewell")
-        """Remembers that a sign-out is under way at the provider."""
-
-    def ticket(self, head: RequestHead) -> Ticket | None:
-        """What the browser holds, if it can be one of ours."""
-        return self._read(self.own.read(head.raw_headers).get(self.own.session))
-
-    def session(self, ticket: Ticket) -> Cookie:
-        """The cookie of a session."""
-        return self._make(self.own.session, ticket.cookie_value, self._persistent)
-
-    def login(self, name: str, value: str, lifetime: float) -> Cookie:
-        """A short-lived cookie beside it. Lax, because it must come along on the way back from the provider."""
-        return Cookie(name, value, self._secure, int(lifetime), self._settings.domain)
-
-    def gone(self, names: Iterable[str]) -> Iterator[Cookie]:
-        """What makes the browser forget these cookies of ours."""
-        return (self._make(name, "", None).deletion() for name in names)
-
-    def _make(self, name: str, value: str, max_age: int | None) -> Cookie:
-        return Cookie(name, value, self._secure, max_age, self._settings.domain, self._settings.same_site)
-
-
 class Login:
     """The endpoints of sign-in. They raise ProxyError for whatever ends in an error page."""
 
-    def __init__(
-        self,
-        sessions: Sessions,
-        store: Store,
-        provider: ProviderClient,
-        sealer: LoginSealer,
-        cookies: Cookies,
-        telemetry: Telemetry,
-        *,
-        login: oidc.LoginSettings,
-        endpoints: EndpointSettings,
-        page: pages.PageSettings,
-        clock: Callable[[], Instant],
-        random: Callable[[int], bytes],
-    ) -> None:
-        self._sessions, self._store, self._provider = sessions, store, provider
-        self._sealer, self._cookies, self._telemetry = sealer, cookies, telemetry
-        self._login, self._prefix, self._page = login, endpoints.prefix, page
-        self._clock, self._random = clock, random
+    def __init__(self, tools: Tools, sealer: LoginSealer, settings: oidc.LoginSettings) -> None:
+        self._sessions, self._store, self._provider = tools.sessions, tools.store, tools.provider
+        self._cookies, self._hosts, self._telemetry = tools.cookies, tools.hosts, tools.telemetry
+        self._prefix, self._page, self._clock, self._random = tools.prefix, tools.page, tools.clock, tools.random
+        self._sealer, self._login = sealer, settings
 
     # ── start ──
 
     async def start(self, head: RequestHead) -> Reply:
         """``GET /oauth2/start?rd=…``: a sign-in that returns to ``rd``, or to the landing page."""
-        if "prefetch" in head.headers.get("Sec-Purpose", ""):
-            return Reply(204, (("Cache-Control", "no-store"),))
         parameters = query_parameters(head.query)
         extra = oidc.requested_params(parameters, self._login)
-        return await self._begin(head, self._return_url(parameters, head.origin), extra)
+        return await self.begin(head, self._return_url(parameters, head.origin), extra)
 
     async def sign_in_page(self, head: RequestHead, asked: str | None) -> Reply:
         """``GET /oauth2/sign_in?rd=…``: asks to sign in; ``asked`` is what a proxy in front says was asked for."""
@@ -129,43 +70,68 @@ class Login:
         )
 
     async def unavailable(self, head: RequestHead) -> Reply:
-        """``GET /oauth2/unavailable?rd=…``: no yes or no could be had; it tries ``rd`` again by itself."""
+        """``GET /oauth2/unavailable?rd=…``: no yes or no could be had; it leads to ``rd`` once one can be had.
+
+        ``tries`` says how often the page has come back to ask, which it does less and less often.
+        """
+        parameters = query_parameters(head.query)
+        back, tries = self._return_url(parameters, head.origin), _tries(parameters)
+        if tries and await self._can_be_said(head):
+            return pages.redirect(302, back)
         return pages.error_page(
-            StoreFault("store_unavailable"),
+            StoreFault("store_unavailable", retry_after=pages.back_off(tries, self._random(1)[0] / 256)),
             request_id=head.request_id,
             now=self._clock(),
             settings=self._page,
-            retry_url=self._return_url(query_parameters(head.query), head.origin),
+            retry_url=back,
+            reload_url=f"{self._prefix}/unavailable?rd={quote(back, safe='/:')}&tries={min(tries + 1, 9)}",
         )
+
+    async def _can_be_said(self, head: RequestHead) -> bool:
+        """Whether it is known who asks."""
+        ticket = self._cookies.ticket(head)
+        try:
+            if ticket is not None:
+                await self._sessions.current(ticket)
+        except (StoreFault, ProviderFault):
+            return False
+        return True
 
     async def sign_in(self, head: RequestHead) -> Reply:
         """The redirect that a navigation without a session gets: back to the very address that was asked."""
         target = ReturnTo.here(head) if head.method in {"GET", "HEAD"} else ReturnTo(self._login.landing)
-        return await self._begin(head, target.url(head.origin), {})
+        return await self.begin(head, target.url(head.origin), {})
 
     def _return_url(self, parameters: Mapping[str, Sequence[str]], origin: Origin) -> str:
         """The absolute URL that ``rd`` asks for, if it is one that a stranger may ask for; else the landing page."""
         wanted = parameters.get("rd", ())
         if len(wanted) == 1:
-            target = ReturnTo.parse(wanted[0], origin, self._prefix)
-            if target is not None:
-                return target.url(origin)
+            for own in self._hosts.returnable(origin):
+                target = ReturnTo.parse(wanted[0], own, self._prefix)
+                if target is not None:
+                    return target.url(own)
             if oidc.redirect_allowed(wanted[0], self._login.allowed_redirects):
                 return wanted[0]
         return ReturnTo(self._login.landing).url(origin)
 
-    async def _begin(self, head: RequestHead, return_to: str, extra: Mapping[str, str]) -> Reply:
+    async def begin(self, head: RequestHead, return_to: str, extra: Mapping[str, str]) -> Reply:
+        """A sign-in that returns to this URL, with these parameters: at the provider, or where we sign in for all."""
         held = self._cookies.own.read(head.raw_headers)
         now = self._clock()
         if self._unkept_sign_ins(held, return_to, now) >= self._login.loop_limit:
             raise LoginFault(
                 "login_loop", f"{self._login.loop_limit} sign-ins in {LOOP_WINDOW} s, and no session came back"
             )
-        provider, pending = await self._provider.begin(self._redirect_uri(head.origin), return_to)
+        if self._hosts.home(head.origin) != head.origin:
+            random, issuer = self._random(SECRET_BYTES), self._provider.settings.issuer
+            pending = self._hosts.ask(head.origin, return_to, random=random, now=now, issuer=issuer)
+            url = self._hosts.request_url(pending.redirect_uri, pending.state, extra)
+        else:
+            provider, pending = await self._provider.begin(self._redirect_uri(head.origin), return_to)
+            url = oidc.authorization_url(provider, self._provider.settings, self._login, pending, extra)
+            self._telemetry.metrics.logins_started.inc()
         name = self._cookies.own.login(login_suffix(pending.state))
         value = self._sealer.seal(pending, self._random(NONCE_BYTES))
-        url = oidc.authorization_url(provider, self._provider.settings, self._login, pending, extra)
-        self._telemetry.metrics.logins_started.inc()
         cookies = [*self._cookies.gone(self._surplus(held, len(name) + len(value), now))]
         status = 302 if head.method in {"GET", "HEAD"} else 303
         return pages.redirect(status, url, [*cookies, self._cookies.login(name, value, self._login.timeout)])
@@ -208,29 +174,26 @@ class Login:
         try:
             callback = oidc.read_callback(head.query or "")
         except LoginFault as fault:
-            self._failed(head, fault)
+            self.failed(head, fault)
             raise
         held = self._cookies.own.read(head.raw_headers)
         name = self._cookies.own.login(login_suffix(callback.state))
         pending = self._sealer.open(held.get(name, ""), callback.state, self._redirect_uri(head.origin))
         try:
             if pending is None:
-                reply = await self._stale_callback(head, held, "this browser has no such sign-in under way")
+                reply = await self.stale(head, "this browser has no such sign-in under way")
             else:
-                reply = await self._complete(head, callback, pending, held)
+                reply = await self._complete(head, callback, pending)
         except (LoginFault, ProviderFault, StoreFault) as fault:
-            self._failed(head, fault)
-            reply = self._refusal(head, fault, callback, pending)
+            reply = self.refusal(head, fault, pending, callback)
         return reply.with_cookies(self._cookies.gone([name] if name in held else []))
 
-    async def _complete(
-        self, head: RequestHead, callback: oidc.Callback, pending: oidc.PendingLogin, held: Mapping[str, str]
-    ) -> Reply:
+    async def _complete(self, head: RequestHead, callback: oidc.Callback, pending: oidc.PendingLogin) -> Reply:
         now = self._clock()
         provider = await self._provider.metadata.get()
         code = oidc.check_callback(callback, pending, provider, now=now, timeout=self._login.timeout)
         if not await self._store.claim(f"used:{login_suffix(callback.state)}", self._login.timeout + 60):
-            return await self._stale_callback(head, held, "the sign-in has already been completed")
+            return await self.stale(head, "the sign-in has already been completed")
         received, claims = await self._provider.redeem(code, pending)
         signed_in = await self._sessions.create(
             claims,
@@ -240,29 +203,44 @@ class Login:
             started_at=pending.started_at,
             visitor=Visitor(head.client, head.headers.get("User-Agent", "")),
         )
-        # The session that came along ends, whoever's it was: a planted one must not live on beside the new one.
-        replaced = Ticket.read(held.get(self._cookies.own.session))
-        kept = replaced is not None and await self._sessions.end(replaced.record_id)
+        reply = await self.arrive(head, signed_in.ticket, pending.return_to)
         self._succeeded(head, signed_in, claims)
-        cookies = [self._cookies.session(signed_in.ticket)]
-        cookies += self._cookies.gone([self._cookies.tally]) if kept else [self._counted(held, pending.return_to, now)]
-        return pages.redirect(303, pending.return_to, cookies)
+        return reply
 
-    async def _stale_callback(self, head: RequestHead, held: Mapping[str, str], detail: str) -> Reply:
+    async def arrive(self, head: RequestHead, ticket: Ticket, return_to: str) -> Reply:
+        """The browser gets its session, and goes where it was going."""
+        # The session that came along ends, whoever's it was: a planted one must not live on beside the new one.
+        replaced = self._cookies.ticket(head)
+        kept = replaced is not None and (replaced == ticket or await self._sessions.end(replaced.record_id))
+        cookies = [self._cookies.session(ticket, head.origin)]
+        if kept:
+            cookies += self._cookies.gone([self._cookies.tally])
+        else:
+            cookies += [self._counted(self._cookies.own.read(head.raw_headers), return_to, self._clock())]
+        return pages.redirect(303, return_to, cookies)
+
+    async def stale(self, head: RequestHead, detail: str) -> Reply:
         """A reload, the back button, a bookmark, or somebody else's link: on to the site if signed in, else explain."""
-        ticket = Ticket.read(held.get(self._cookies.own.session))
+        ticket = self._cookies.ticket(head)
         if ticket is not None and await self._sessions.peek(ticket) is not None:
             return pages.redirect(302, ReturnTo(self._login.landing).url(head.origin))
         raise LoginFault("login_unknown", detail)
 
-    def _refusal(
-        self, head: RequestHead, fault: ProxyError, callback: oidc.Callback, pending: oidc.PendingLogin | None
+    def refusal(
+        self,
+        head: RequestHead,
+        fault: ProxyError,
+        pending: oidc.PendingLogin | None,
+        callback: oidc.Callback | None = None,
     ) -> Reply:
         """The page for a sign-in that cannot finish, with the provider's own words where it gave some.
 
         Another try is another sign-in to the same page: this address has a code in it, which no page repeats.
         """
-        answer = pages.ProviderAnswer(callback.error, callback.error_description) if callback.error else None
+        self.failed(head, fault)
+        answer = None
+        if callback is not None and callback.error:
+            answer = pages.ProviderAnswer(callback.error, callback.error_description)
         start_url = self._start_url(pending.return_to if pending else "")
         return pages.error_page(
             fault,
@@ -276,6 +254,8 @@ class Login:
         )
 
     def _start_url(self, return_to: str) -> str:
+        if self._hosts.is_request(return_to):
+            return return_to
         start = f"{self._prefix}/start"
         url = f"{start}?rd={quote(return_to, safe='/:')}"
         return url if return_to and len(url) <= LONGEST_LINK else start
@@ -291,9 +271,15 @@ class Login:
             groups_count=len(signed_in.identity.groups),
         )
 
-    def _failed(self, head: RequestHead, fault: ProxyError) -> None:
+    def failed(self, head: RequestHead, fault: ProxyError) -> None:
         metrics, fields = self._telemetry.metrics, {"code": fault.code, "reason": fault.detail}
         metrics.logins.inc("failure", fault.code)
         self._telemetry.audit("login.failed", request_id=head.request_id, client_ip=head.client, **fields)
         if fault.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             self._telemetry.message("warning", "request.failed", request_id=head.request_id, route=head.path, **fields)
+
+
+def _tries(parameters: Mapping[str, Sequence[str]]) -> int:
+    """The one digit that a page of ours has sent; 0 for anything else."""
+    said = parameters.get("tries", ())
+    return int(said[0]) if len(said) == 1 and re.fullmatch("[0-9]", said[0]) else 0

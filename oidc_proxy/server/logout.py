@@ -8,22 +8,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from .. import oidc, pages
 from ..errors import LoginFault, ProviderFault, RequestFault, StoreFault
-from ..messages import EndpointSettings, Reply, RequestHead, query_parameters
+from ..messages import Reply, RequestHead, query_parameters
 from ..sessions import Session, Ticket
 from ..tokens import LogoutClaims, TokenInvalid
-from ..values import Instant, Origin
-from .endpoints import Fields, ReadForm, check_same_site, own_click, single
-from .login import Cookies
-from .provider import RETRY_AFTER, ProviderClient
-from .sessions import Sessions
-from .store import Store
-from .telemetry import Telemetry
+from ..values import Origin
+from .endpoints import Fields, ReadForm, Tools, check_same_site, own_click, single
+from .provider import RETRY_AFTER
 
 T = TypeVar("T")
 
@@ -31,25 +27,11 @@ T = TypeVar("T")
 class Logout:
     """The endpoints of signing out. They raise ProxyError for whatever ends in an error page."""
 
-    def __init__(
-        self,
-        sessions: Sessions,
-        store: Store,
-        provider: ProviderClient,
-        cookies: Cookies,
-        telemetry: Telemetry,
-        *,
-        settings: oidc.LogoutSettings,
-        endpoints: EndpointSettings,
-        page: pages.PageSettings,
-        farewell_lifetime: float,
-        clock: Callable[[], Instant],
-        random: Callable[[int], bytes],
-    ) -> None:
-        self._sessions, self._store, self._provider = sessions, store, provider
-        self._cookies, self._telemetry = cookies, telemetry
-        self._settings, self._prefix, self._page = settings, endpoints.prefix, page
-        self._farewell_lifetime, self._clock, self._random = farewell_lifetime, clock, random
+    def __init__(self, tools: Tools, settings: oidc.LogoutSettings, farewell_lifetime: float) -> None:
+        self._sessions, self._store, self._provider = tools.sessions, tools.store, tools.provider
+        self._cookies, self._hosts, self._telemetry = tools.cookies, tools.hosts, tools.telemetry
+        self._prefix, self._page, self._clock, self._random = tools.prefix, tools.page, tools.clock, tools.random
+        self._settings, self._farewell_lifetime = settings, farewell_lifetime
         self._under_way: set[asyncio.Task[Any]] = set()
 
     @property
@@ -91,7 +73,7 @@ class Logout:
     async def form_targets(self) -> list[Origin]:
         """Where the answer to a posted sign-out may lead the browser, besides our own site."""
         end_session, landing = await self._end_session_origin(), self._settings.redirect_uri
-        targets = [end_session] if end_session else []
+        targets = [origin for origin in (end_session, self._hosts.auth) if origin]
         return [*targets, _origin_of(landing)] if landing else targets
 
     async def _end_session_origin(self) -> Origin | None:
@@ -106,7 +88,7 @@ class Logout:
         ticket = self._cookies.ticket(head)
         session = await self._whole(self._end_own(head, ticket, everywhere)) if ticket is not None else None
         gone = [*self._cookies.gone([self._cookies.own.session, self._cookies.tally])]
-        state = self._random(16).hex()
+        state = self._hosts.farewell(self._random(16).hex(), head.origin)
         there = await self._end_session_url(head, session.tokens.id_token if session else None, state)
         if there is None:
             here = self._settings.redirect_uri or f"{head.origin}{self._prefix}/signed_out"
@@ -156,16 +138,23 @@ class Logout:
         except ProviderFault as fault:
             self._telemetry.message("warning", "logout.provider_unreachable", code=fault.code, reason=fault.detail)
             return None
-        return_to = self._settings.redirect_uri or f"{head.origin}{self._prefix}/signed_out"
+        return_to = self._settings.redirect_uri or f"{self._hosts.home(head.origin)}{self._prefix}/signed_out"
         return oidc.logout_url(provider, self._provider.settings, id_token=id_token, return_to=return_to, state=state)
 
     async def signed_out(self, head: RequestHead) -> Reply:
-        """``GET /oauth2/signed_out``: says so, if it is so. A session that is still there gets the question instead."""
+        """``GET /oauth2/signed_out``: says so, if it is so. A session that is still there gets the question instead.
+
+        Where one origin signs in for all, the provider knows this address of it, and the browser goes on from there.
+        """
         held = self._cookies.own.read(head.raw_headers)
-        ticket = Ticket.read(held.get(self._cookies.own.session))
+        ticket = self._cookies.ticket(head)
         if ticket is not None and await self._sessions.peek(ticket) is not None:
             return await self._ask_before(head)
         state = query_parameters(head.query).get("state", ("",))[0]
+        left = self._hosts.left(state, head.origin)
+        if left is not None:
+            gone = self._cookies.gone([self._cookies.own.session])
+            return pages.redirect(302, f"{left}{self._prefix}/signed_out?state={state}", gone)
         ours = hmac.compare_digest(held.get(self._cookies.farewell, "\0").encode(), state.encode())
         page = pages.signed_out_page(
             request_id=head.request_id,

@@ -325,7 +325,7 @@ class ProviderClient:
         limit = self.settings.response_limit
         try:
             async with self._session().request(
-                method, URL(url, encoded=True), headers=headers, data=body, allow_redirects=False, ssl=self._trust()
+                method, URL(url, encoded=True), headers=headers, data=body, allow_redirects=False, ssl=self._trust(url)
             ) as response:
                 content = await response.content.read(limit + 1)
                 while len(content) <= limit and (more := await response.content.read(limit + 1 - len(content))):
@@ -362,8 +362,10 @@ class ProviderClient:
             )
         return self._http
 
-    def _trust(self) -> ssl.SSLContext:
+    def _trust(self, url: str) -> ssl.SSLContext | bool:
         """Connections are kept for the context that they were made with: a new one is asked over new connections."""
+        if not url.startswith("https:"):
+            return True  # nobody to trust, and reading the system's certificates takes a while
         if self._tls is None:
             try:
                 self._tls = _tls(self.settings.tls)

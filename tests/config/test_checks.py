@@ -134,16 +134,42 @@ def test_envoy_over_grpc_is_a_way_to_ask_and_has_an_address_that_all_workers_can
     config = minimal(upstream=None, routes=[], forward_auth=asked)
     assert [route.path for route in config.routes] == ["/"]
     assert list(checks.upstreams_named(None, {}, (), config.forward_auth)) == []
-    assert list(checks.grpc_listens(config.listen, config.admin, config.forward_auth)) == []
-    assert list(checks.grpc_listens(config.listen, config.admin, ALONE)) == []
+    assert list(checks.grpc_listens(config.listen, config.forward_auth)) == []
     (problem,) = checks.askers_known(ForwardAuthSettings.model_validate({"grpc": asked["grpc"]}))
     assert (problem.code, problem.path) == ("E129", "forward_auth")
-    for address, workers in ((config.listen.address, 1), (config.admin.address, 1), ("unix:/run/x.sock", 2)):
-        wrong = ForwardAuthSettings.model_validate({**asked, "grpc": {"address": address}})
-        listen = config.listen.model_copy(update={"workers": workers})
-        (problem,) = checks.grpc_listens(listen, config.admin, wrong)
-        assert (problem.code, problem.path) == ("E128", "forward_auth.grpc.address")
-        assert list(checks.grpc_listens(listen, config.admin, ALONE)) == []
+    file = ForwardAuthSettings.model_validate({**asked, "grpc": {"address": "unix:/run/x.sock"}})
+    assert list(checks.grpc_listens(config.listen, file)) == []
+    several = config.listen.model_copy(update={"workers": 2})
+    (problem,) = checks.grpc_listens(several, file)
+    assert (problem.code, problem.path) == ("E128", "forward_auth.grpc.address")
+    assert list(checks.grpc_listens(several, ALONE)) == []
+
+
+def test_no_two_listeners_have_the_same_address() -> None:
+    config = minimal(
+        listen={"address": "127.0.0.1:1", "redirect_https": "127.0.0.1:2"},
+        admin={"address": "127.0.0.1:3"},
+        forward_auth={**ASKED, "address": "127.0.0.1:4", "grpc": {"address": "127.0.0.1:5"}},
+    )
+    listen, admin, asked = config.listen, config.admin, config.forward_auth
+    assert list(checks.listeners_differ(listen, admin, asked)) == []
+    assert list(checks.listeners_differ(listen, admin, ALONE)) == []
+    for taken in ("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"):
+        (problem,) = checks.listeners_differ(listen, admin, asked.model_copy(update={"address": taken}))
+        assert (problem.code, problem.path) == ("E128", "forward_auth.address")
+    both = asked.model_copy(update={"address": "127.0.0.1:5"})
+    (problem,) = checks.listeners_differ(listen, admin, both)
+    assert (problem.code, problem.path) == ("E128", "forward_auth.grpc.address")
+    assert problem.message == "is the address of `forward_auth` as well"
+    (problem,) = checks.listeners_differ(listen, admin.model_copy(update={"address": "127.0.0.1:1"}), asked)
+    assert (problem.code, problem.path) == ("E128", "admin.address")
+
+
+def test_a_listener_for_those_who_ask_needs_a_way_to_ask() -> None:
+    asked = ForwardAuthSettings.model_validate({**ASKED, "address": "unix:/run/checks.sock"})
+    assert list(checks.askers_known(asked)) == []
+    (problem,) = checks.askers_known(asked.model_copy(update={"dialects": ()}))
+    assert (problem.code, problem.path) == ("E129", "forward_auth.address")
 
 
 def test_a_route_that_leads_past_another_is_warned_of() -> None:

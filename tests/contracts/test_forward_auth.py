@@ -488,16 +488,6 @@ async def test_what_is_not_enabled_is_not_there() -> None:
         assert (await ask(world.url, ASKERS["nginx"].question(world, "GET", "/public/x"))).status == 200
 
 
-async def test_f213_the_page_for_an_outage_tries_again_by_itself_and_leads_nowhere_else() -> None:
-    async with asked_world() as world, world.browser() as ann:
-        page = await ann.navigate(f"{world.url}/oauth2/unavailable?rd={quote(f'{world.url}{TARGET}', safe='')}")
-        assert (page.status, page.headers["Retry-After"]) == (503, "5")
-        assert f'content="5; url={world.url}{TARGET.replace("&", "&amp;")}"' in page.text
-        for rd in ("https://evil.test/", "//evil.test/", "javascript:alert(1)", "/oauth2/sign_out", ""):
-            page = await ann.navigate(f"{world.url}/oauth2/unavailable?rd={quote(rd, safe='')}")
-            assert f'content="5; url={world.url}/"' in page.text
-
-
 async def test_f201_the_sign_in_page_leads_back_to_what_a_trusted_proxy_names() -> None:
     said = {"X-Auth-Request-Redirect": "/page?a=b"}
     for trusted, back in ((["127.0.0.0/8"], "/page%3Fa%3Db"), (["192.0.2.0/24"], "/")):

@@ -229,6 +229,36 @@ class TestOverTls:
             await expect(page.get_by_role("heading", level=1)).to_have_text("You are signed out")
             assert "__Host-oidc_proxy" not in await ann.cookies()
 
+    async def test_f210_one_host_signs_in_for_the_others(self, chromium: Chromium, tmp_path: Path) -> None:
+        port, inner = free_port(), free_port()
+        auth, wiki, shop = (f"https://{name}.localhost:{port}" for name in ("auth", "wiki", "shop"))
+        config = {"public_url": [wiki, auth, shop], "login": {"auth_origin": auth}}
+        async with (
+            running_provider(clients=[client_for(auth)], path="/realms/demo") as provider,
+            running_backend() as backend,
+            tls_in_front(port, inner, tmp_path),
+            running_app(merged(settings_for(inner, provider, backend), config), time.time),
+            person(chromium, ignore_https_errors=True) as ann,
+        ):
+            page = await ann.tab()
+            await page.goto(f"{wiki}/deep?link=1")
+            await sign_in(page, "ann", "ann")
+            await shows(page, "ann")
+            assert page.url == f"{wiki}/deep?link=1"
+            await page.goto(f"{shop}/cart")
+            await shows(page, "ann")
+            assert page.url == f"{shop}/cart", "no second form"
+            held = [cookie for cookie in await ann.context.cookies() if cookie.get("name") == "__Host-oidc_proxy"]
+            assert {cookie.get("domain") for cookie in held} == {
+                f"{name}.localhost" for name in ("auth", "wiki", "shop")
+            }
+            await page.goto(f"{shop}/oauth2/sign_out")
+            await page.get_by_role("button", name="Sign out").click()
+            await expect(page.get_by_role("heading", level=1)).to_have_text("You are signed out")
+            assert page.url.startswith(f"{shop}/oauth2/signed_out")
+            await page.goto(f"{wiki}/deep")
+            await expect(page.locator("#password")).to_be_visible()
+
 
 @asynccontextmanager
 async def tls_in_front(port: int, inner: int, folder: Path) -> AsyncIterator[None]:

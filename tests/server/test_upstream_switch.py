@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from oidc_proxy.errors import UpstreamFault
-from oidc_proxy.server.upstream import Upstream, UpstreamResponse
+from oidc_proxy.server.upstream import Upstream, UpstreamRequest, UpstreamResponse
 from tests.server.test_upstream import HOST, OK, Peer, backend, story, upstream
 
 ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
@@ -32,7 +32,7 @@ class Collector(asyncio.Protocol):
 
 
 async def offer(client: Upstream) -> UpstreamResponse:
-    return await client.send(b"GET", b"/ws", HOST, accept=ACCEPT)
+    return await client.send(UpstreamRequest(b"GET", b"/ws", HOST, accept=ACCEPT))
 
 
 def taken(response: UpstreamResponse) -> tuple[asyncio.Transport, Collector]:
@@ -153,7 +153,7 @@ async def test_what_is_no_switch_is_refused_and_closed(said: bytes) -> None:
 async def test_a_switch_that_nobody_asked_for_is_refused() -> None:
     async with answering(YES) as (_, client):
         with pytest.raises(UpstreamFault, match="without an upgrade"):
-            await client.send(b"GET", b"/", HOST)
+            await client.send(UpstreamRequest(b"GET", b"/", HOST))
 
 
 @story
@@ -162,7 +162,7 @@ async def test_another_answer_is_an_answer_and_the_connection_serves_nobody_else
         response = await offer(client)
         assert (response.status, await response.read()) == (200, b"ok")
         assert not client._pool.connections
-        assert await (await client.send(b"GET", b"/", HOST)).read() == b"ok"
+        assert await (await client.send(UpstreamRequest(b"GET", b"/", HOST))).read() == b"ok"
         assert len(it.peers) == 2
 
 
@@ -178,7 +178,7 @@ async def test_an_idle_connection_that_was_closed_meanwhile_is_tried_again() -> 
         await peer.silent()
 
     async with backend(script) as it, upstream(it.url) as client:
-        await (await client.send(b"GET", b"/", HOST)).read()
+        await (await client.send(UpstreamRequest(b"GET", b"/", HOST))).read()
         response = await offer(client)
         assert response.status == 101
         assert len(it.peers) == 2

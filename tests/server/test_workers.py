@@ -188,7 +188,7 @@ async def test_f244_a_worker_that_hangs_is_replaced(redis_server: RedisServer, t
     async with gang(tmp_path, redis_server) as (gateway, _, _):
         stuck = gateway.pids()[1]
         os.kill(stuck, signal.SIGSTOP)
-        await until(lambda: stuck not in gateway.pids(), 40)
+        await until(lambda: stuck not in gateway.pids(), 120)
         assert [line["pid"] for line in gateway.lines(event="worker.hung")] == [stuck]
         await until(lambda: len(gateway.lines(event="worker.ready")) == 3)
         await gateway.until("/readyz", 200)

@@ -133,7 +133,7 @@ class Watch:
         shown = [
             f"{name}: {value}"
             for name, value in page.headers.items()
-            if name != "Set-Cookie" and not (name == "Location" and value.startswith(provider))
+            if name != "Set-Cookie" and not (name == "Location" and _leads_on(value, provider))
         ]
         where = f"the answer {page.status} of {urlsplit(page.url).path}"
         self._assert_without(where, "\n".join([*shown, page.text]), secrets)
@@ -178,6 +178,11 @@ class Watch:
         self.world.log.seek(0)
         self.world.log.truncate()
         self.browsers.clear()
+
+
+def _leads_on(location: str, provider: str) -> bool:
+    """Whether a redirect may have the state of a sign-in or sign-out in it: to the provider, or on from there."""
+    return location.startswith(provider) or urlsplit(location).path.endswith("/oauth2/signed_out")
 
 
 def sessions(world: World) -> list[str]:

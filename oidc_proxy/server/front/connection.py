@@ -5,23 +5,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import termios
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import Any, Protocol
 
 from aiohttp import http_parser, web, web_protocol
-from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage, StreamWriter
-from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
-from oidc_proxy import pages
-from oidc_proxy.errors import InternalFault, ProxyError, RequestFault, SettingsFault
-from oidc_proxy.messages import http_date
+from oidc_proxy.errors import ProxyError, RequestFault, SettingsFault
+from oidc_proxy.server.front.ending import LINGER, Lingering, reset, unread
 from oidc_proxy.server.front.objections import object_to, without_trailer
-from oidc_proxy.server.front.request import ClientRequest, Left, Reviewed, Written, reset
+from oidc_proxy.server.front.refusal import Refusal, fault_of
+from oidc_proxy.server.front.request import ClientRequest, Left, Reviewed, Written
 from oidc_proxy.server.front.settings import HttpSettings
 from oidc_proxy.values import Instant
 
@@ -29,8 +24,6 @@ SILENT_LIMIT = 64 * 1024
 """Most bytes of chunk extensions and trailers that come without a byte of the body."""
 QUIET = 1.0
 """Seconds without a request after which a connection is closed during a drain."""
-LINGER = 5.0
-"""Seconds in which a client that is still sending can take its answer before the connection is closed."""
 
 if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:  # pragma: no cover
     # Its grammar differs from the compiled one's, and everything here was checked against that one.
@@ -61,49 +54,6 @@ class Owner(Protocol):
     def admit(self, connection: FrontProtocol) -> bool: ...
     def succeed(self, connection: FrontProtocol, heir: Reviewed) -> None: ...
     def forget(self, connection: Reviewed) -> None: ...
-
-
-class _Refusal(web.StreamResponse):
-    """A whole answer to a request that no handler saw; the connection closes after it (RFC 9112 §9.6)."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    @property
-    def keep_alive(self) -> bool:
-        return False
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        await request.writer.write(self._data)
-        return None
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        return None
-
-
-class _Lingering:
-    """A transport that closes its sending half first, and drops what still comes.
-
-    Closing at once, with bytes of the client unread, would make the system send a reset, which can overtake the answer
-    and destroy it (RFC 9112 §9.6).
-    """
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._leaving = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def close(self) -> None:
-        transport = self._transport
-        if self._leaving or transport.is_closing():
-            return
-        self._leaving = True
-        if transport.can_write_eof():  # TLS cannot
-            transport.write_eof()
-        transport.resume_reading()
-        asyncio.get_running_loop().call_later(LINGER, transport.abort)
 
 
 class _Stall:
@@ -395,7 +345,7 @@ class FrontProtocol(web.RequestHandler):
     def _turn_deaf(self) -> None:
         self._deaf = True
         if self.transport is not None and self._wire is not None:
-            self.transport = _Lingering(self._wire)  # type: ignore[assignment]
+            self.transport = Lingering(self._wire)  # type: ignore[assignment]
 
     def handle_error(
         self,
@@ -407,30 +357,14 @@ class FrontProtocol(web.RequestHandler):
         """A whole answer to a request that no handler saw."""
         if request.writer.output_size > 0:
             raise ConnectionError("an answer was under way already")
-        fault = self._fault(status, exc)
+        fault = fault_of(exc, status, self._limits.url_bytes)
         witness = self._owner.witness
         identifier = witness.fresh_request_id()
-        reply = pages.problem(fault, request_id=identifier)
-        lines = [f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}"]
-        lines += [f"{name}: {value}" for name, value in reply.headers]
-        lines += [f"Date: {http_date(int(self._owner.clock()))}", f"X-Request-Id: {identifier}"]
-        lines += [f"Content-Length: {len(reply.body)}", "Connection: close", "", ""]
-        data = "\r\n".join(lines).encode() + reply.body
+        refusal = Refusal(fault, identifier, self._owner.clock())
         if not isinstance(exc, ConnectionError):  # else it was a request that a handler has seen, and whose client left
-            witness.unreadable(fault, request_id=identifier, client_ip=request.remote or "", bytes_out=len(data))
-        return _Refusal(data)
-
-    def _fault(self, status: int, error: BaseException | None) -> ProxyError:
-        if isinstance(error, ProxyError):
-            return error
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            return InternalFault("internal_error", type(error).__name__)
-        if isinstance(error, LineTooLong):
-            in_url = error.args[1] == self._limits.url_bytes
-            return RequestFault("uri_too_long" if in_url else "headers_too_large", "a line is too long")
-        if "Too many headers" in str(error):
-            return RequestFault("headers_too_large", "more headers than http.limits.headers")
-        return RequestFault("bad_request", "not a well-formed HTTP/1.x request")
+            size = len(refusal.data)
+            witness.unreadable(fault, request_id=identifier, client_ip=request.remote or "", bytes_out=size)
+        return refusal
 
     # ── the end of the server ──
 
@@ -447,15 +381,11 @@ class FrontProtocol(web.RequestHandler):
     def close_if_quiet(self, now: float) -> None:
         """Close if no request is here, none is arriving, and none has come for a while. ``now`` is loop time."""
         waiting = self._waiter is not None and not self._waiter.done() and not self.has_more
-        if waiting and self._idle.seconds(self._request_count, now) >= QUIET and not self._unread_bytes():
+        if waiting and self._idle.seconds(self._request_count, now) >= QUIET and not self._has_unread():
             self.force_close()
 
-    def _unread_bytes(self) -> int:
-        """How many bytes the system holds for us."""
-        if self._wire is None:
-            return 0
-        number = self._wire.get_extra_info("socket").fileno()
-        return int.from_bytes(fcntl.ioctl(number, termios.FIONREAD, bytes(4)), "little")
+    def _has_unread(self) -> bool:
+        return self._wire is not None and unread(self._wire) > 0
 
     def cut(self) -> None:
         """Close at once, so that an answer that is under way is seen not to be whole."""

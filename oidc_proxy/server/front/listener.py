@@ -12,7 +12,8 @@ from typing import Any
 
 from aiohttp import web
 
-from oidc_proxy.server.front.connection import LINGER, FrontProtocol, Witness
+from oidc_proxy.server.front.connection import FrontProtocol, Witness
+from oidc_proxy.server.front.ending import LINGER
 from oidc_proxy.server.front.request import Reviewed
 from oidc_proxy.server.front.settings import HttpSettings
 from oidc_proxy.server.front.tls import ServerTls
@@ -22,8 +23,6 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 LOOK = 0.02
 """Seconds between looks at the connections that are still there during a drain."""
-
-
 HANDSHAKE = 3.0
 """Seconds for which a drain waits for TLS handshakes that have begun."""
 
@@ -141,7 +140,8 @@ class Listener:
         """
         loop = asyncio.get_running_loop()
         self.stop_accepting()
-        gc.collect()  # what has failed is forgotten
+        if self._arriving:
+            gc.collect()  # handshakes that have failed are forgotten
         end = loop.time() + grace
         while (self._connections or self._greetings or self._shaking_hands(end - grace)) and (now := loop.time()) < end:
             for connection in self._speaking_http():

@@ -4,16 +4,12 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpVersion11
-
-_RESET = struct.pack("ii", 1, 0)
 
 
 class Reviewed(Protocol):
@@ -95,9 +91,3 @@ class Written(web.StreamResponse):
 
 
 GOES_ON, CLOSES = Written(True), Written(False)
-
-
-def reset(transport: asyncio.Transport) -> None:
-    """Break the connection: to HTTP/1.0 its mere end would be the regular end of a body (RFC 9112 §6.3)."""
-    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    transport.abort()

@@ -36,18 +36,28 @@ class ServerTls:
             connection.context = self._current
 
     def _load(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context = server_context("listen.tls", self._settings.cert_file, self._settings.key_file)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_ciphers(_CIPHERS)
         context.set_alpn_protocols(["http/1.1"])
         context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
-        try:
-            # A password callback of our own: without one, OpenSSL would ask for it on the terminal.
-            context.load_cert_chain(self._settings.cert_file, self._settings.key_file, password=_no_password)
-        except (OSError, ValueError) as error:
-            names = " and ".join(str(path) for path in self.files)
-            raise SettingsFault([f"listen.tls cannot be set up with {names}: {error}"]) from error
         return context
+
+
+def server_context(
+    setting: str, cert_file: Path, key_file: Path | None, client_ca_file: Path | None = None
+) -> ssl.SSLContext:
+    """A context for servers with what is in these files. SettingsFault when one of them cannot be used."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # A password callback of our own: without one, OpenSSL would ask for it on the terminal.
+        context.load_cert_chain(cert_file, key_file, password=_no_password)
+        if client_ca_file is not None:
+            context.load_verify_locations(client_ca_file)
+    except (OSError, ValueError) as error:
+        names = " and ".join(str(path) for path in (cert_file, key_file, client_ca_file) if path is not None)
+        raise SettingsFault([f"{setting} cannot be set up with {names}: {error}"]) from error
+    return context
 
 
 def _no_password() -> str:

@@ -5,19 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Sequence
 
 from oidc_proxy.errors import UpstreamFault
 from oidc_proxy.server.upstream.connection import Connection, Unanswered
-from oidc_proxy.server.upstream.framing import Body, request_head
+from oidc_proxy.server.upstream.framing import request_head
 from oidc_proxy.server.upstream.pool import Pool
+from oidc_proxy.server.upstream.request import UpstreamRequest
 from oidc_proxy.server.upstream.response import UpstreamResponse
 from oidc_proxy.server.upstream.settings import Address, UpstreamSettings, Waits, tls_context
-
-_REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
-"""Safe methods (RFC 9110 §9.2.1): the backend may see them twice."""
-
-_OFFER = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
 
 
 class NotConnected(UpstreamFault):
@@ -63,50 +58,32 @@ class Upstream:
         """Exchanges under way."""
         return self._pool.busy
 
-    async def send(
-        self,
-        method: bytes,
-        target: bytes,
-        headers: Sequence[tuple[bytes, bytes]],
-        body: Body | None = None,
-        *,
-        ready: bytes = b"",
-        accept: bytes | None = None,
-        waits: Waits | None = None,
-    ) -> UpstreamResponse:
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
         """Send a request; returns when the head of the response is here, which may be before the body is sent.
 
-        ``ready`` and then ``headers`` go out byte for byte and in order; Host is among them, framing and hop-by-hop
-        fields are not: this adds Content-Length or Transfer-Encoding. What the source of the body raises is raised
-        here, or by ``read``. A request without body and with a safe method is sent a second time, on a new connection,
-        when the backend closed the idle one that it went out on (RFC 9112 §9.3.1). Cancelling closes the connection.
-
-        With ``accept``, the request offers to speak WebSocket, and may be answered by 101 with that very
-        Sec-WebSocket-Accept; the response's ``leave`` gives the connection then. ``waits`` is how long this exchange
-        may take, where it is not ``timeouts`` of the settings.
+        One that is ``repeatable`` is sent a second time, on a new connection, when the backend closed the idle one that
+        it went out on (RFC 9112 §9.3.1). Cancelling closes the connection.
 
         Raises UpstreamFault: upstream_unreachable, upstream_saturated, upstream_timeout, upstream_invalid_response;
         and ValueError for what must not be written into a request.
         """
-        if accept is not None:
-            headers = (*headers, *_OFFER)
-        head = request_head(method, target, headers, body, ready)
+        head = request_head(request)
         loop = self._loop or self._start()
         connection = self._pool.take(loop.time())
         if connection is None or connection.fresh:
             connection = await self._ready(connection)
-        repeatable = body is None and method in _REPEATABLE
+        again = False
         while True:
-            answer = connection.begin(head, method, body, waits or self.waits, accept)
+            answer = connection.begin(head, request, request.waits or self.waits)
             try:
                 return await answer
             except asyncio.CancelledError:
                 _forsake(connection, answer)
                 raise
             except Unanswered:
-                if not repeatable:
+                if again or not request.repeatable:
                     raise
-            repeatable = False
+            again = True
             connection = await self._ready(self._pool.take_fresh())
 
     async def close(self) -> None:

@@ -15,7 +15,8 @@ from typing import Protocol
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from oidc_proxy.errors import RequestFault, UpstreamFault
-from oidc_proxy.server.upstream.framing import Body, announces_events, check_switch, invalid, response_framing
+from oidc_proxy.server.upstream.framing import announces_events, check_switch, invalid, response_framing
+from oidc_proxy.server.upstream.request import UpstreamRequest
 from oidc_proxy.server.upstream.response import UpstreamResponse
 from oidc_proxy.server.upstream.settings import UpstreamTimeouts, Waits
 
@@ -185,22 +186,21 @@ class Connection(asyncio.Protocol):
 
     # ── sending ──
 
-    def begin(
-        self, head: bytes, method: bytes, body: Body | None, waits: Waits, accept: bytes | None = None
-    ) -> asyncio.Future[UpstreamResponse]:
+    def begin(self, head: bytes, request: UpstreamRequest, waits: Waits) -> asyncio.Future[UpstreamResponse]:
         """Write the request; the result is the response as soon as its head has arrived. Only on an idle connection."""
         self._waits = waits
         self._answer = answer = self._loop.create_future()
-        self._accept = accept
-        self._head_only = method == b"HEAD"
+        self._accept = request.accept
+        self._head_only = request.method == b"HEAD"
         self._head_size = self._interims = self._silent = 0
         self._headers: list[tuple[bytes, bytes]] = []
         self._reason = self._held = b""
         self._complete = self._broken = self._close_delimited = False
         self._transport.write(head)
+        body = request.body
         if body is None or body[1] == 0:
             self._sent = True
-            self.deadline = self._loop.time() + self._waits.response
+            self.deadline = self._loop.time() + waits.response
         else:
             self._sent = False
             self.deadline = math.inf

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import Sequence
 from operator import itemgetter
-from typing import TypeAlias
 
 from oidc_proxy.errors import UpstreamFault
-
-Body: TypeAlias = tuple[AsyncIterable[bytes], int | None]
-"""The pieces of a request body, and its length; without a length it is sent in chunks (RFC 9112 §7.1)."""
+from oidc_proxy.server.upstream.request import UpstreamRequest
 
 _BODY_EXPECTED = frozenset({b"POST", b"PUT", b"PATCH"})
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+_OFFER = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TIMEOUT = re.compile(rb"(?i)(?:^|[ ,])timeout=(\d{1,6})")
 _name = itemgetter(0)
@@ -25,13 +23,11 @@ def invalid(detail: str) -> UpstreamFault:
     return UpstreamFault("upstream_invalid_response", detail)
 
 
-def request_head(
-    method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]], body: Body | None, ready: bytes = b""
-) -> bytes:
-    """Request line and headers, with exactly one framing field or none (RFC 9112 §6). ValueError for injections.
-
-    ``ready`` are header lines that were proven when they were made.
-    """
+def request_head(request: UpstreamRequest) -> bytes:
+    """Request line and headers, with exactly one framing field or none (RFC 9112 §6). ValueError for injections."""
+    method, target, headers, body = request.method, request.target, request.headers, request.body
+    if request.accept is not None:
+        headers = (*headers, *_OFFER)
     if body is not None:
         if body[1] is not None and body[1] < 0:
             raise ValueError("a request body of negative length")
@@ -44,7 +40,7 @@ def request_head(
     if 32 in target or not _proven.issuperset(map(_name, headers)):
         _prove(target, headers)
     lines = b"\r\n".join((*map(b": ".join, headers), framing)) if headers else framing
-    return b"".join((method, b" ", target, b" HTTP/1.1\r\n", ready, lines, b"\r\n"))
+    return b"".join((method, b" ", target, b" HTTP/1.1\r\n", request.ready, lines, b"\r\n"))
 
 
 def _prove(target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from oidc_proxy.errors import ProxyError, UpstreamFault
 from oidc_proxy.server.upstream.client import NotConnected, Upstream
-from oidc_proxy.server.upstream.framing import Body
+from oidc_proxy.server.upstream.request import UpstreamRequest
 from oidc_proxy.server.upstream.response import UpstreamResponse
-from oidc_proxy.server.upstream.settings import UpstreamSettings, Waits
+from oidc_proxy.server.upstream.settings import UpstreamSettings
 
 Report: TypeAlias = Callable[[str, bool, str], None]
 """Is told the address of a server, whether it gets requests now, and why not."""
@@ -57,17 +57,7 @@ class Servers:
             if self.settings.health.path is not None:
                 self._watchers.append(asyncio.get_running_loop().create_task(self._ask_again_and_again(server)))
 
-    async def send(
-        self,
-        method: bytes,
-        target: bytes,
-        headers: Sequence[tuple[bytes, bytes]],
-        body: Body | None = None,
-        *,
-        ready: bytes = b"",
-        accept: bytes | None = None,
-        waits: Waits | None = None,
-    ) -> UpstreamResponse:
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
         """As ``Upstream.send``. What finds no connection at one server goes to the next, whatever it is: nothing of it
         has been sent."""
         now = asyncio.get_running_loop().time()
@@ -76,9 +66,7 @@ class Servers:
             if server.failures >= self.settings.health.failures:  # one request tries it; the others go elsewhere
                 server.back_at = now + self.settings.health.pause
             try:
-                response = await server.upstream.send(
-                    method, target, headers, body, ready=ready, accept=accept, waits=waits
-                )
+                response = await server.upstream.send(request)
             except NotConnected as error:
                 self._failed(server, error, self.settings.health.failures)
                 fault = error
@@ -146,17 +134,18 @@ class Servers:
 
     async def _ask(self, asking: Upstream) -> str:
         """What is wrong with the server; empty if nothing is."""
+        path = self.settings.health.path or "/"
         headers = [(b"Host", self._host), (b"User-Agent", b"oidc_proxy health")]
         headers += [(name.encode(), value.encode()) for name, value in self.settings.fixed_headers.items()]
         try:
             async with asyncio.timeout(self.settings.health.timeout):
-                response = await asking.send(b"GET", (self.settings.health.path or "/").encode(), headers)
+                response = await asking.send(UpstreamRequest(b"GET", path.encode(), headers))
                 response.abort()
         except TimeoutError:
-            return f"no answer to {self.settings.health.path} in time"
+            return f"no answer to {path} in time"
         except UpstreamFault as fault:
             return fault.detail
-        return "" if response.status < 400 else f"{self.settings.health.path} answers {response.status}"
+        return "" if response.status < 400 else f"{path} answers {response.status}"
 
 
 Backend: TypeAlias = Upstream | Servers

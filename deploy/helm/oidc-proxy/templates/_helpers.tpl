@@ -112,7 +112,7 @@ app.kubernetes.io/managed-by: {{ $.Release.Service }}
 {{- define "oidc-proxy.pages" -}}
 {{- $prefix := include "oidc-proxy.prefix" . -}}
 {{- $pages := list -}}
-{{- range list "start" "callback" "sign_in" "unavailable" "sign_out" "signed_out" "backchannel_logout" "frontchannel_logout" "userinfo" "session" "refresh" -}}
+{{- range list "start" "callback" "handover" "sign_in" "unavailable" "sign_out" "signed_out" "backchannel_logout" "frontchannel_logout" "userinfo" "session" "refresh" -}}
 {{- $pages = append $pages (printf "%s/%s" $prefix .) -}}
 {{- end -}}
 {{- $pages | toJson -}}
