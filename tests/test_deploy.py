@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +89,26 @@ def test_the_application_reads_the_whole_answer(name: str) -> None:
     assert set(SAID) <= {word for line in lines if line[:1] == [words] for word in line[1:]}
 
 
+def test_caddy_removes_what_an_answer_may_leave_empty_before_it_asks() -> None:
+    """From 2.10.0 to 2.11.1, the client's header stands where the answer's is empty (CVE-2026-30851)."""
+    before, asks, _ = text_of("caddy").partition("forward_auth")
+    removed = [name.lower() for name in re.findall(r"request_header -(\S+)", before)]
+    assert asks
+    assert [name for name in [*SAID, *UNSAID] if not any(fnmatch(name.lower(), one) for one in removed)] == []
+
+
 def test_traefik_replaces_the_whole_answer_and_clears_the_rest() -> None:
     middlewares = yaml.safe_load(text_of("traefik"))["http"]["middlewares"]
+    cleared = middlewares["strip"]["headers"]
     assert middlewares["oidc"]["forwardAuth"]["authResponseHeaders"] == SAID
-    assert set(UNSAID) <= middlewares["strip"]["headers"]["customRequestHeaders"].keys()
-    middleware, route = yaml.safe_load_all(text_of("traefik", "middleware.yaml"))
+    assert set(UNSAID) <= cleared["customRequestHeaders"].keys()
+    strip, middleware, route = yaml.safe_load_all(text_of("traefik", "middleware.yaml"))
+    assert strip["spec"]["headers"] == cleared
     assert middleware["spec"]["forwardAuth"]["authResponseHeaders"] == SAID
-    assert [rule.get("middlewares") for rule in route["spec"]["routes"]] == [[{"name": "oidc"}], None]
+    assert [rule.get("middlewares") for rule in route["spec"]["routes"]] == [
+        [{"name": "strip"}, {"name": "oidc"}],
+        None,
+    ]
 
 
 def test_envoy_removes_what_clients_say_and_lets_the_whole_answer_through() -> None:

@@ -130,6 +130,8 @@ def test_every_command_can_be_typed(line: str) -> None:
             assert (ROOT / "deploy" / "helm").exists()
         case ["kubectl", "apply", "--kustomize", folder]:
             assert (ROOT / folder / "kustomization.yaml").exists()
+        case ["traefik", "--providers.file.filename=dynamic.yaml", *_]:  # tests/real/fronts.py runs it
+            assert (ROOT / "deploy" / "traefik" / "dynamic.yaml").exists()
         case ["export", assignment]:
             assert f"${{{assignment.partition('=')[0]}}}" in text_of(ROOT / "README.md")
         case _:

@@ -68,6 +68,15 @@ class Peer:
         self.writer.write(data)
         await self.writer.drain()
 
+    async def answer(self, request: Request, response: Response) -> None:
+        """Say this response, but for what is of one connection only."""
+        once = (b"connection", b"transfer-encoding")
+        lines = [b"%b: %b" % (name, value) for name, value in response.headers if name.lower() not in once]
+        if request.method != b"HEAD" and not response.all("Content-Length"):
+            lines.append(b"Content-Length: %d" % len(response.body))
+        head = b"\r\n".join([b"HTTP/1.1 %d %b" % (response.status, response.reason), *lines])
+        await self.say(head + b"\r\n\r\n" + (b"" if request.method == b"HEAD" else response.body))
+
     async def head(self) -> bytes:
         """The next head, as bytes."""
         return await self.reader.readuntil(b"\r\n\r\n")

