@@ -14,6 +14,8 @@ EXTRA := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["proj
 APPLICATIONS := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["applications"], sep="\n")
 PURE := values errors messages caching rewriting tokens oidc identity sessions handover websocket policy pages forward_auth
 INTO := .
+# The tests wait more than they compute.
+JOBS := 3
 
 .PHONY: help install demo test bench bench-all coverage check docs lock
 
@@ -39,7 +41,7 @@ demo: .venv/program ## a provider, an application and the gateway in front of it
 	$(BIN)/oidc-proxy demo $(ARGS)
 
 test: install ## tests; those with real servers, browsers and applications where they can be had. ARGS=--slow for all
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses $(JOBS) $(ARGS)
 
 bench: install ## CPU per request beside nginx, mod_auth_openidc and oauth2-proxy. ARGS=--quick for a first look
 	$(BIN)/python -m bench $(ARGS)

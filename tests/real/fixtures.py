@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import pytest
 
@@ -57,19 +57,55 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"real parts: {config.option.real}, Traefik: {traefik}"
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out slow tests unless they are wanted. Start Keycloak while others run, and run those that need it last."""
+    """Leave out slow tests unless they are wanted.
+
+    In one process, Keycloak starts while others run, and those that need it come last. In several, the tests of a file
+    run in the same one, and so do all that need Keycloak; what takes longest begins first.
+    """
     if not config.option.slow:
         slow = [item for item in items if item.get_closest_marker("slow")]
         config.stash[LEFT_OUT] = len(slow)
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    if _one_of_several(config):
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group("keycloak" if _needs_keycloak(item) else item.path.name))
+        items.sort(key=_longest_first)
+        return
     items.sort(key=_needs_keycloak)
     if items and _needs_keycloak(items[-1]) and config.option.real != "off" and not config.option.collectonly:
-        starting: Future[Keycloak] = Future()
-        config.stash[STARTING] = starting
-        threading.Thread(target=_start_keycloak, args=(starting,), daemon=True).start()
+        _keycloak_to_come(config)
+
+
+_LONGEST = ("real", "server", "contracts", "cli", "stories")
+
+
+def _longest_first(item: pytest.Item) -> tuple[bool, int]:
+    folder = item.path.parent.name
+    return not _needs_keycloak(item), _LONGEST.index(folder) if folder in _LONGEST else len(_LONGEST)
+
+
+def _one_of_several(config: pytest.Config) -> bool:
+    """Whether this process is one of those that pytest-xdist shares the tests among."""
+    return hasattr(config, "workerinput")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """What there was to say goes to the process that says it."""
+    if _one_of_several(session.config):
+        output: dict[str, Any] = session.config.workeroutput  # type: ignore[attr-defined]
+        output["real"] = [session.config.stash[key] for key in (LEFT_OUT, USED, MISSING)]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    left_out, used, missing = getattr(node, "workeroutput", {}).get("real", (0, {}, {}))
+    stash: pytest.Stash = node.config.stash
+    stash[LEFT_OUT] = max(stash[LEFT_OUT], left_out)
+    stash[USED].update(used)
+    stash[MISSING].update(missing)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -93,7 +129,7 @@ def keycloak(pytestconfig: pytest.Config) -> Keycloak:
     """One server for the whole run. Every test makes a realm of its own, and may stop or pause the server."""
     _unless_off(pytestconfig)
     try:
-        server = pytestconfig.stash[STARTING].result()
+        server = _keycloak_to_come(pytestconfig).result()
     except Unavailable as reason:
         _missing(pytestconfig, "Keycloak", reason)
     pytestconfig.stash[USED]["Keycloak"] = str(server)
@@ -206,6 +242,15 @@ def system_program(pytestconfig: pytest.Config) -> Callable[[str], str]:
 
 def _needs_keycloak(item: pytest.Item) -> bool:
     return "keycloak" in getattr(item, "fixturenames", ())
+
+
+def _keycloak_to_come(config: pytest.Config) -> Future[Keycloak]:
+    """The server, which starts now unless it has done so before."""
+    if STARTING not in config.stash:
+        starting: Future[Keycloak] = Future()
+        config.stash[STARTING] = starting
+        threading.Thread(target=_start_keycloak, args=(starting,), daemon=True).start()
+    return config.stash[STARTING]
 
 
 def _start_keycloak(starting: Future[Keycloak]) -> None:

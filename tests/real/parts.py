@@ -196,10 +196,14 @@ def free_port() -> int:
     """A port that nobody listens on.
 
     It lies below the range that systems give to outgoing connections: one of those must not take it while the server
-    that a test has stopped is away.
+    that a test has stopped is away. Of several processes that share the tests, each has a part of its own.
     """
+    first, last = 18_000, 32_000
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # gw0, gw1, …
+        first += int(worker[2:]) % 8 * 1_750
+        last = first + 1_750
     for _ in range(200):
-        port = random.SystemRandom().randrange(18_000, 32_000)
+        port = random.SystemRandom().randrange(first, last)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -207,7 +211,7 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
-    raise Unavailable("no free port between 18000 and 32000")
+    raise Unavailable(f"no free port between {first} and {last}")
 
 
 def cache_folder() -> Path:
