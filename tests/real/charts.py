@@ -24,6 +24,7 @@ MODULES = {
 }
 DEPLOY = Path(__file__).parents[2] / "deploy"
 CHART = DEPLOY / "helm" / "oidc-proxy"
+VALUES = {path.name.removesuffix("-values.yaml"): path for path in sorted((CHART / "ci").glob("*.yaml"))}
 KUBERNETES = "1.34.0"
 """What is rendered for, and held against."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.real.charts import DEPLOY, objects, of_kind, program
-from tests.real.manifests import Judge, Object, configuration, the_deployment, the_pod
+from tests.real.manifests import Judge, Object, configuration, name_of, the_deployment, the_pod
 
 OVERLAYS = sorted(path.parent for path in (DEPLOY / "kustomize" / "overlays").glob("*/kustomization.yaml"))
 
@@ -53,6 +53,16 @@ def test_the_program_reads_what_a_kustomization_has(folder: Path, kustomize: str
     config = configuration(found, tmp_path)
     assert config.http.timeouts.drain_max + 5 + 5 < the_pod(found)["terminationGracePeriodSeconds"]
     assert bool(config.forward_auth.dialects) == (folder.name == "forward-auth")
+
+
+def test_another_proxy_asks_at_a_port_of_its_own(kustomize: str, tmp_path: Path) -> None:
+    found = built(kustomize, DEPLOY / "kustomize" / "overlays" / "forward-auth")
+    address = configuration(found, tmp_path).forward_auth.address
+    inside = {port["name"]: port["containerPort"] for port in the_pod(found)["containers"][0]["ports"]}
+    assert address == f"0.0.0.0:{inside['checks']}"
+    (service,) = (each for each in of_kind("Service", found) if name_of(each) == "oidc-proxy")
+    served = {port["targetPort"]: port["port"] for port in service["spec"]["ports"]}
+    assert served == {"http": 4180, "checks": 4182}
 
 
 def test_prometheus_finds_the_sidecar_and_its_port(kustomize: str) -> None:

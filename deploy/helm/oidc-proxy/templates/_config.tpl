@@ -3,6 +3,23 @@
 {{- if not .Values.grpc.enabled }}{{ $dialect }}{{ end -}}
 {{- end -}}
 
+{{/* Whether anybody asks over HTTP, as far as can be seen here. */}}
+{{- define "oidc-proxy.asksOverHttp" -}}
+{{- $unseen := and .Values.existingConfig (eq .Values.mode "forwardAuth") (not .Values.grpc.enabled) -}}
+{{- if or $unseen (dig "forward_auth" "dialects" list .Values.config) (include "oidc-proxy.dialect" .) }}true{{ end -}}
+{{- end -}}
+
+{{/* Whether it is on a port of its own. */}}
+{{- define "oidc-proxy.listener" -}}
+{{- if .Values.forwardAuth.listener.enabled }}{{ include "oidc-proxy.asksOverHttp" . }}{{ end -}}
+{{- end -}}
+
+{{/* Whether it is, or may be, on the port that browsers are led to. */}}
+{{- define "oidc-proxy.onePort" -}}
+{{- $seen := and (include "oidc-proxy.asksOverHttp" .) (not (include "oidc-proxy.listener" .)) -}}
+{{- if or .Values.existingConfig $seen }}true{{ end -}}
+{{- end -}}
+
 {{/* Where sessions are kept, from sessionStorage and devValkey. */}}
 {{- define "oidc-proxy.store" -}}
 {{- $redis := .Values.sessionStorage.redis -}}
@@ -62,12 +79,12 @@
 {{- $_ := set $own "store" (dict "type" "memory") -}}
 {{- end -}}
 {{- end -}}
-{{- if eq .Values.mode "forwardAuth" -}}
-{{- $asks := dict "trusted_proxies" .Values.forwardAuth.trustedProxies -}}
+{{- $asks := dict -}}
+{{- if eq .Values.mode "forwardAuth" }}{{ $_ := set $asks "trusted_proxies" .Values.forwardAuth.trustedProxies }}{{ end -}}
 {{- with include "oidc-proxy.dialect" . }}{{ $_ := set $asks "dialects" (list .) }}{{ end -}}
 {{- if .Values.grpc.enabled }}{{ $_ := set $asks "grpc" (dict "address" "0.0.0.0:4181") }}{{ end -}}
-{{- $_ := set $own "forward_auth" $asks -}}
-{{- end -}}
+{{- if include "oidc-proxy.listener" . }}{{ $_ := set $asks "address" "0.0.0.0:4182" }}{{ end -}}
+{{- with $asks }}{{ $_ := set $own "forward_auth" . }}{{ end -}}
 {{- mergeOverwrite $own (deepCopy .Values.config) | toYaml -}}
 {{- end -}}
 
@@ -91,8 +108,8 @@
 {{- if and (eq .Values.mode "forwardAuth") (eq .Values.frontProxy "none") (not .Values.grpc.enabled) (not (dig "forward_auth" "dialects" "" $config)) -}}
 {{- fail "frontProxy is none, and neither config.forward_auth.dialects nor grpc.enabled says how the proxy asks: write one of them" -}}
 {{- end -}}
-{{- if dig "forward_auth" "address" "" $config -}}
-{{- fail "config.forward_auth.address would be a port that no Service or policy knows: leave it out" -}}
+{{- if and (dig "forward_auth" "address" "" $config) (not (include "oidc-proxy.listener" .)) -}}
+{{- fail "config.forward_auth.address would be a port that no Service or policy knows: leave it out, since forwardAuth.listener.enabled sets it where somebody asks over HTTP" -}}
 {{- end -}}
 {{- if and (dig "forward_auth" "grpc" "" $config) (not .Values.grpc.enabled) -}}
 {{- fail "config.forward_auth.grpc would be a port that no Service or policy knows: write grpc.enabled: true instead" -}}
@@ -112,8 +129,11 @@
 {{- if and .Values.grpc.enabled (has .Values.frontProxy (list "nginx" "traefik")) -}}
 {{- fail (printf "frontProxy %s asks over HTTP only: write grpc.enabled: false" .Values.frontProxy) -}}
 {{- end -}}
-{{- if and .Values.grpc.enabled (eq (int .Values.grpc.port) (int .Values.service.port)) -}}
-{{- fail "grpc.port and service.port are the same port of one Service: write another" -}}
+{{- $ports := dict "service.port" (toString .Values.service.port) -}}
+{{- if .Values.grpc.enabled }}{{ $_ := set $ports "grpc.port" (toString .Values.grpc.port) }}{{ end -}}
+{{- if include "oidc-proxy.listener" . }}{{ $_ := set $ports "forwardAuth.listener.port" (toString .Values.forwardAuth.listener.port) }}{{ end -}}
+{{- if ne (len $ports) (values $ports | uniq | len) -}}
+{{- fail (printf "%s must differ: they are ports of one Service" (keys $ports | sortAlpha | join " and ")) -}}
 {{- end -}}
 {{- if and .Values.metrics.serviceMonitor.enabled .Values.metrics.podMonitor.enabled -}}
 {{- fail "metrics.serviceMonitor and metrics.podMonitor would count everything twice: enable one of them" -}}
@@ -136,7 +156,7 @@
 {{- if and .Values.devValkey.enabled (or .Values.sessionStorage.redis.existingSecret .Values.secrets.redisPassword) -}}
 {{- fail "devValkey has no password: leave sessionStorage.redis.existingSecret and secrets.redisPassword empty" -}}
 {{- end -}}
-{{- range $section, $port := dict "listen" "4180" "admin" "9180" "forward_auth.grpc" "4181" -}}
+{{- range $section, $port := dict "listen" "4180" "admin" "9180" "forward_auth" "4182" "forward_auth.grpc" "4181" -}}
 {{- $address := $config -}}
 {{- range splitList "." (printf "%s.address" $section) }}{{ $address = kindIs "map" $address | ternary (get (kindIs "map" $address | ternary $address dict) .) "" }}{{ end -}}
 {{- if and $address (not (hasSuffix (printf ":%s" $port) (toString $address))) -}}

@@ -108,12 +108,17 @@ app.kubernetes.io/managed-by: {{ $.Release.Service }}
 {{- dig "endpoints" "prefix" "/oauth2" .Values.config -}}
 {{- end -}}
 
-{{/* The pages that browsers and the provider may reach where another proxy asks; not where that proxy asks. */}}
+{{/* What leads to us where another proxy asks: everything below the prefix; or only the pages, one by one, where it asks on
+the same port. */}}
 {{- define "oidc-proxy.pages" -}}
 {{- $prefix := include "oidc-proxy.prefix" . -}}
 {{- $pages := list -}}
+{{- if include "oidc-proxy.onePort" . -}}
 {{- range list "start" "callback" "handover" "sign_in" "unavailable" "sign_out" "signed_out" "backchannel_logout" "frontchannel_logout" "userinfo" "session" "refresh" -}}
-{{- $pages = append $pages (printf "%s/%s" $prefix .) -}}
+{{- $pages = append $pages (dict "type" "Exact" "value" (printf "%s/%s" $prefix .)) -}}
+{{- end -}}
+{{- else -}}
+{{- $pages = list (dict "type" "PathPrefix" "value" (printf "%s/" $prefix)) -}}
 {{- end -}}
 {{- $pages | toJson -}}
 {{- end -}}
@@ -147,8 +152,17 @@ app.kubernetes.io/managed-by: {{ $.Release.Service }}
 {{- list "cookie" "accept" "content-type" "origin" "user-agent" "x-requested-with" "sec-fetch-mode" "sec-fetch-dest" "sec-fetch-site" "sec-purpose" "sec-websocket-key" "upgrade" "x-forwarded-for" "x-request-id" "traceparent" "tracestate" | toJson -}}
 {{- end -}}
 
-{{- define "oidc-proxy.serviceUrl" -}}
-{{- printf "http://%s.%s.svc.%s:%d" (include "oidc-proxy.fullname" .) (include "oidc-proxy.namespace" .) .Values.clusterDomain (int .Values.service.port) -}}
+{{- define "oidc-proxy.serviceHost" -}}
+{{- printf "%s.%s.svc.%s" (include "oidc-proxy.fullname" .) (include "oidc-proxy.namespace" .) .Values.clusterDomain -}}
+{{- end -}}
+
+{{/* The port of the Service where other proxies ask over HTTP. */}}
+{{- define "oidc-proxy.checkPort" -}}
+{{- if include "oidc-proxy.listener" . }}{{ .Values.forwardAuth.listener.port }}{{ else }}{{ .Values.service.port }}{{ end -}}
+{{- end -}}
+
+{{- define "oidc-proxy.checkUrl" -}}
+{{- printf "http://%s:%s%s/authz" (include "oidc-proxy.serviceHost" .) (include "oidc-proxy.checkPort" .) (include "oidc-proxy.prefix" .) -}}
 {{- end -}}
 
 {{- define "oidc-proxy.parentRefs" -}}
@@ -159,7 +173,7 @@ app.kubernetes.io/managed-by: {{ $.Release.Service }}
 
 {{/* What an Ingress of the application says to ingress-nginx. */}}
 {{- define "oidc-proxy.nginxAnnotations" -}}
-nginx.ingress.kubernetes.io/auth-url: {{ include "oidc-proxy.serviceUrl" . }}{{ include "oidc-proxy.prefix" . }}/authz/nginx
+nginx.ingress.kubernetes.io/auth-url: {{ include "oidc-proxy.checkUrl" . }}/nginx
 nginx.ingress.kubernetes.io/auth-signin: https://$host{{ include "oidc-proxy.prefix" . }}/start
 nginx.ingress.kubernetes.io/auth-response-headers: {{ include "oidc-proxy.said" . | fromJsonArray | join "," }}
 nginx.ingress.kubernetes.io/proxy-buffer-size: 32k
@@ -167,20 +181,19 @@ nginx.ingress.kubernetes.io/proxy-buffer-size: 32k
 
 {{/* What belongs into Istio's own settings. */}}
 {{- define "oidc-proxy.meshConfig" -}}
-{{- $service := printf "%s.%s.svc.%s" (include "oidc-proxy.fullname" .) (include "oidc-proxy.namespace" .) .Values.clusterDomain -}}
 pathNormalization: {normalization: DECODE_AND_MERGE_SLASHES}
 extensionProviders:
   - name: {{ .Values.forwardAuth.istio.providerName }}
     {{- if .Values.grpc.enabled }}
     envoyExtAuthzGrpc:
-      service: {{ $service }}
+      service: {{ include "oidc-proxy.serviceHost" . }}
       port: {{ .Values.grpc.port }}
       timeout: 2s
       failOpen: false
     {{- else }}
     envoyExtAuthzHttp:
-      service: {{ $service }}
-      port: {{ .Values.service.port }}
+      service: {{ include "oidc-proxy.serviceHost" . }}
+      port: {{ include "oidc-proxy.checkPort" . }}
       pathPrefix: {{ include "oidc-proxy.prefix" . }}/authz/envoy
       timeout: 2s
       failOpen: false
