@@ -7,6 +7,7 @@ two are driven by the same words: `start`, `stop`, `kill`, `pause`, `resume`, `c
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import random
 import signal
@@ -14,6 +15,7 @@ import socket
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -192,18 +194,25 @@ def docker_answers() -> bool:
         client.close()
 
 
+@cache
+def _ports() -> Iterator[int]:
+    """Each port in turn, in an order of this process' own: none comes again before all others were there.
+
+    Of several processes that share the tests, each has a part of them.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER")  # gw0, gw1, …
+    ports = [*(range(18_000 + int(worker[2:]) % 8, 32_000, 8) if worker else range(18_000, 32_000))]
+    random.SystemRandom().shuffle(ports)
+    return itertools.cycle(ports)
+
+
 def free_port() -> int:
-    """A port that nobody listens on.
+    """A port that nobody listens on, and that no other test was given lately.
 
     It lies below the range that systems give to outgoing connections: one of those must not take it while the server
-    that a test has stopped is away. Of several processes that share the tests, each has a part of its own.
+    that a test has stopped is away.
     """
-    first, last = 18_000, 32_000
-    if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # gw0, gw1, …
-        first += int(worker[2:]) % 8 * 1_750
-        last = first + 1_750
-    for _ in range(200):
-        port = random.SystemRandom().randrange(first, last)
+    for port in itertools.islice(_ports(), 200):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -211,7 +220,7 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
-    raise Unavailable(f"no free port between {first} and {last}")
+    raise Unavailable("no free port between 18000 and 32000")
 
 
 def cache_folder() -> Path:

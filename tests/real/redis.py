@@ -434,13 +434,14 @@ def wait_until(true: Callable[[], bool], timeout: float = 30) -> float:
 
 def _free_cluster_port() -> int:
     """A free port whose neighbour 10000 above, where the nodes of a cluster speak with one another, is free, too."""
-    while True:
+    for _ in range(1_000):
         port = free_port()
         with socket.socket() as probe:
             if port < 22_000:
                 with contextlib.suppress(OSError):
                     probe.bind(("127.0.0.1", port + 10_000))
                     return port
+    raise Unavailable("no free port below 22000 whose neighbour is free, too")
 
 
 _READ: dict[str, Callable[[Redis, bytes], Awaitable[Any]]] = {
