@@ -15,7 +15,7 @@ APPLICATIONS := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb")
 PURE := values errors messages caching rewriting tokens oidc identity sessions handover websocket policy pages forward_auth
 INTO := .
 # The tests wait more than they compute.
-JOBS := 4
+JOBS := 3
 
 .PHONY: help install demo test bench bench-all coverage check docs lock
 

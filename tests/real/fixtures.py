@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
+from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import pytest
@@ -61,8 +62,8 @@ def pytest_report_header(config: pytest.Config) -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out slow tests unless they are wanted.
 
-    In one process, Keycloak starts while others run, and those that need it come last. In several, the tests of a file
-    run in the same one, and so do all that need Keycloak; what takes longest begins first.
+    In one process, Keycloak starts while others run, and those that need it come last. In several, what takes
+    longest begins first.
     """
     if not config.option.slow:
         slow = [item for item in items if item.get_closest_marker("slow")]
@@ -70,8 +71,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
     if _one_of_several(config):
-        for item in items:
-            item.add_marker(pytest.mark.xdist_group("keycloak" if _needs_keycloak(item) else item.path.name))
         items.sort(key=_longest_first)
         return
     items.sort(key=_needs_keycloak)
@@ -85,6 +84,22 @@ _LONGEST = ("real", "server", "contracts", "cli", "stories")
 def _longest_first(item: pytest.Item) -> tuple[bool, int]:
     folder = item.path.parent.name
     return not _needs_keycloak(item), _LONGEST.index(folder) if folder in _LONGEST else len(_LONGEST)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Who runs what: a file's tests belong together, and so do the files whose tests need Keycloak."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    @cache
+    def scope(file: str) -> str:
+        return "Keycloak" if "keycloak: Keycloak" in (config.rootpath / file).read_text() else file
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return scope(nodeid.partition("::")[0])
+
+    return ByFile(config, log)
 
 
 def _one_of_several(config: pytest.Config) -> bool:
