@@ -38,7 +38,7 @@ class Serving:
 
     def lines(self, **wanted: Any) -> list[dict[str, Any]]:
         """The log lines whose fields are these. Fails if anything else than JSON was written."""
-        lines = [json.loads(line) for line in self.log.splitlines()]
+        lines = [json.loads(line) for line in self.log.splitlines(keepends=True) if line.endswith("\n")]
         return [line for line in lines if all(line.get(name) == value for name, value in wanted.items())]
 
     async def ask(self, path: str) -> tuple[int, str]:
