@@ -25,11 +25,12 @@ class Memory:
     pss: int = 0
 
 
-def find(name: str, package: str) -> str:
-    """Where a program is, /usr/sbin included. Missing names the Debian package."""
+def find(name: str, package: str = "", *, remedy: str = "") -> str:
+    """Where a program is, /usr/sbin included. Missing names the Debian package, or another remedy."""
     found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if found is None:
-        raise Missing(f"there is no `{name}` (Debian: `apt install {package}`)")
+        how = remedy or f"Debian: `apt install {package}`"
+        raise Missing(f"there is no `{name}` ({how})")
     return found
 
 

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 
 async def record(options: argparse.Namespace, raw: Path) -> float:
     """Write py-spy's samples to a file; returns µs of CPU per request without it."""
-    py_spy = find("py-spy", "…: `pip install py-spy`") if not options.py_spy else options.py_spy
+    py_spy = find("py-spy", remedy="`pip install py-spy`") if not options.py_spy else options.py_spy
     wrk = find("wrk", "wrk")
     async with prepared() as ground, Browser() as browser:
         run = Run(ground, wrk, options, browser)
