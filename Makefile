@@ -46,8 +46,8 @@ test: install ## tests; those with real servers, browsers and applications where
 bench: install ## CPU per request beside nginx, mod_auth_openidc and oauth2-proxy. ARGS=--quick for a first look
 	$(BIN)/python -m bench $(ARGS)
 
-bench-all: install ## that, and large bodies, workers, thousands of connections, the drain. ARGS=--quick as above
-	@for part in "" .transfers .workers .crowds .drain; do \
+bench-all: install ## that, and checks over gRPC, large bodies, workers, thousands of connections, the drain. ARGS=--quick as above
+	@for part in "" .checks .transfers .workers .crowds .drain; do \
 		echo "## bench$$part"; echo; $(BIN)/python -m bench$$part $(ARGS) || exit 1; echo; done
 
 coverage: install ## every branch of each pure module, by that module's own tests
