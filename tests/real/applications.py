@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.real.parts import Process, Unavailable, alone, cache_folder, free_port
+from tests.real.parts import Process, Unavailable, alone, cache_folder, free_port, once
 
 LOCK = Path(__file__).parents[2] / "requirements-apps.lock"
 NAMED = ("jupyter-server", "klaus", "radicale", "tuspyserver", "wsgidav")
@@ -46,18 +46,7 @@ class Applications:
 
         :raises Unavailable: they cannot be had
         """
-        recipe = hashlib.sha256(LOCK.read_bytes() + sys.version.encode()).hexdigest()[:8]
-        folder = cache_folder() / f"applications-{recipe}"
-        with alone(folder.with_suffix(".lock")):
-            if not (folder / "ready").exists():
-                shutil.rmtree(folder, ignore_errors=True)
-                _run(sys.executable, "-m", "venv", str(folder))
-                _run(
-                    *(str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-deps"),
-                    *("--disable-pip-version-check", "--require-hashes", "-r", str(LOCK)),
-                )
-                (folder / "ready").touch()
-        return cls(folder)
+        return cls(_environment())
 
     def program(self, name: str) -> str:
         """The path of a program of the environment, or else of the machine.
@@ -86,6 +75,22 @@ class Applications:
             yield f"http://127.0.0.1:{port}"
         finally:
             await asyncio.to_thread(process.stop)
+
+
+@once
+def _environment() -> Path:
+    recipe = hashlib.sha256(LOCK.read_bytes() + sys.version.encode()).hexdigest()[:8]
+    folder = cache_folder() / f"applications-{recipe}"
+    with alone(folder.with_suffix(".lock")):
+        if not (folder / "ready").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            _run(sys.executable, "-m", "venv", str(folder))
+            _run(
+                *(str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-deps"),
+                *("--disable-pip-version-check", "--require-hashes", "-r", str(LOCK)),
+            )
+            (folder / "ready").touch()
+    return folder
 
 
 async def _listens(process: Process, port: int) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from tests.real.charts import compilers
-from tests.real.parts import Unavailable, alone, cache_folder
+from tests.real.parts import Unavailable, alone, cache_folder, once
 
 Schema = dict[str, Any]
 SOURCES: dict[str, tuple[str, ...]] = {
@@ -37,6 +37,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
 """Module → where its definitions are."""
 
 
+@once
 def schemas() -> dict[str, Schema]:
     """Schemas by ``group/version/kind``, in which a name that is not known is an error. Fetched once for a machine.
 

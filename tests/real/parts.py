@@ -13,15 +13,36 @@ import random
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
 
 
 class Unavailable(Exception):
     """A real part cannot be had on this machine; the text says why, and what would bring it."""
+
+
+def once(made: Callable[[], T]) -> Callable[[], T]:
+    """What it comes to is kept: what could not be had is not tried again for each test that wants it."""
+
+    @cache
+    def outcome() -> tuple[T] | str:
+        try:
+            return (made(),)
+        except Unavailable as reason:
+            return str(reason)
+
+    def known() -> T:
+        found = outcome()
+        if isinstance(found, str):
+            raise Unavailable(found)
+        return found[0]
+
+    return known
 
 
 class Runner(Protocol):
