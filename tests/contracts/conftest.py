@@ -21,6 +21,8 @@ COMMANDS = (
 # HELLO needs no permission: it is how a user signs in.
 GATEWAY = f"gateway on >gateway-secret resetkeys ~oidc_proxy:* resetchannels -@all {COMMANDS}"
 GATEWAY_IN_CLUSTER = f"{GATEWAY} +cluster|slots +asking"
+PATIENCE = 60_000
+"""Nobody is replaced here because the machine is busy."""
 AT_SENTINELS = "asker on >asker-secret resetchannels -@all +sentinel|master +sentinel|get-master-addr-by-name"
 
 # Redis 6.2 calls a replica's and the Sentinels' own sign-in `default`, who may do everything.
@@ -61,7 +63,9 @@ class Places:
         return {"url": front.url, "tls": {"ca_file": front.ca_file}, **SIGNED_IN}, server.reset
 
     def _sentinel(self) -> tuple[dict[str, Any], Callable[[], None]]:
-        sentinels = self.stack.enter_context(closing(RedisSentinels.launch([GATEWAY], [AT_SENTINELS])))
+        sentinels = self.stack.enter_context(
+            closing(RedisSentinels.launch([GATEWAY], [AT_SENTINELS], patience=PATIENCE))
+        )
         self.servers["sentinel"] = sentinels.servers[:1]
         asked = {"master": sentinels.NAME, "addresses": sentinels.addresses}
         asked |= {"username": "asker", "password": "asker-secret"}
@@ -69,7 +73,7 @@ class Places:
         return options, lambda: sentinels.servers[0].ask("FLUSHALL")
 
     def _cluster(self) -> tuple[dict[str, Any], Callable[[], None]]:
-        cluster = self.stack.enter_context(closing(RedisCluster.launch(users=[GATEWAY_IN_CLUSTER])))
+        cluster = self.stack.enter_context(closing(RedisCluster.launch(users=[GATEWAY_IN_CLUSTER], patience=PATIENCE)))
         self.servers["cluster"] = cluster.masters
         return {"url": cluster.url, "cluster": True, **SIGNED_IN}, cluster.flush
 

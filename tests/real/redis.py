@@ -217,11 +217,14 @@ class RedisSentinels:
         self.servers, self.sentinels = servers, sentinels
 
     @classmethod
-    def launch(cls, users: Sequence[str] = (), sentinel_users: Sequence[str] = ()) -> RedisSentinels:
+    def launch(
+        cls, users: Sequence[str] = (), sentinel_users: Sequence[str] = (), *, patience: int = 500
+    ) -> RedisSentinels:
         """Start all five and wait until the Sentinels know one another.
 
         :param users: ACL users of master and replica, as for `RedisServer.launch`
         :param sentinel_users: of the Sentinels
+        :param patience: milliseconds of silence after which the master is replaced, which may lose its last writes
         """
         master = RedisServer.launch(users=users, persistent=True, config=_QUICK)
         replica = RedisServer.launch(
@@ -229,7 +232,7 @@ class RedisSentinels:
         )
         watched = {
             f"sentinel monitor {cls.NAME}": f"127.0.0.1 {master.port} 2",
-            f"sentinel down-after-milliseconds {cls.NAME}": "500",
+            f"sentinel down-after-milliseconds {cls.NAME}": str(patience),
             f"sentinel failover-timeout {cls.NAME}": "3000",
         }
         started = [RedisServer.launch(users=sentinel_users, config=watched, arguments=["--sentinel"]) for _ in range(3)]
@@ -262,17 +265,20 @@ class RedisCluster:
         self.masters, self.replicas = masters, replicas
 
     @classmethod
-    def launch(cls, *, masters: int = 3, replicas: int = 0, users: Sequence[str] = ()) -> RedisCluster:
+    def launch(
+        cls, *, masters: int = 3, replicas: int = 0, users: Sequence[str] = (), patience: int = 1000
+    ) -> RedisCluster:
         """Start them all and wait until each says that the cluster is complete.
 
         :param replicas: of each master
         :param users: ACL users of all, as for `RedisServer.launch`
+        :param patience: milliseconds of silence after which a master is taken for gone
         """
         config = {
             **_QUICK,
             "cluster-enabled": "yes",
             "cluster-config-file": "nodes.conf",
-            "cluster-node-timeout": "1000",
+            "cluster-node-timeout": str(patience),
             "cluster-replica-validity-factor": "0",
         }
         nodes = [

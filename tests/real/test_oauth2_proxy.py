@@ -136,7 +136,7 @@ async def test_f201_nginx_needs_no_change_where_oauth2_proxy_was(site: Open) -> 
 @pytest.fixture
 def redis_sentinels(redis_server: RedisServer) -> Iterator[RedisSentinels]:
     """Redis behind Sentinels; the other fixture says whether there is a Redis at all."""
-    sentinels = RedisSentinels.launch()
+    sentinels = RedisSentinels.launch(patience=60_000)
     yield sentinels
     sentinels.close()
 
